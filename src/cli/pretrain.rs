@@ -1,0 +1,52 @@
+//! `shoal pretrain PIPELINE`: the main job.
+
+use crate::config::Plan;
+use crate::error::{Error, Result};
+use crate::pipeline;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+/// The arguments of `shoal pretrain`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  shoal pretrain demo
+  shoal pretrain pipelines/yfcc100m-alexnet.toml --run /data/yfcc --set train.lr=0.02
+  shoal pretrain /data/yfcc/pipeline.toml --run /data/yfcc --steps 500000
+
+The run folder holds everything: pipeline.toml (as resolved), metrics.jsonl, ledger.jsonl (what was lost, and why),
+tensorboard/, clusters/, snapshots/ and `latest`. Started again on the same folder, a run goes on with the very next
+sample. Ctrl-C or SIGTERM: finish the step, write a snapshot, exit 130; a second one leaves at once.")]
+pub(super) struct Arguments {
+    /// Pipeline file, or the name of one in pipelines/
+    pipeline: PathBuf,
+    /// Run folder; by default runs/ and the name of the pipeline
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// Set a key of the pipeline, e.g. train.lr=0.02 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Steps until the run is done: short for --set train.steps=N
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Plain lines instead of a bar
+    #[arg(long)]
+    no_bar: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let mut overrides = arguments.set.clone();
+    overrides.extend(arguments.steps.map(|steps| format!("train.steps={steps}")));
+    let plan = Plan::load(&arguments.pipeline, &overrides)?;
+    let run = match &arguments.run {
+        Some(run) => run.clone(),
+        None => default_run(&arguments.pipeline)?,
+    };
+    let summary = pipeline::pretrain(&plan, &run, !arguments.no_bar && std::io::stderr().is_terminal())?;
+    super::print(&summary.to_string())
+}
+
+fn default_run(pipeline: &Path) -> Result<PathBuf> {
+    let name = pipeline.file_stem().ok_or_else(|| Error::usage(format!("{} names no file", pipeline.display())))?;
+    Ok(Path::new("runs").join(name))
+}

@@ -1,0 +1,352 @@
+//! What the values of a plan must satisfy, alone and beside each other, before anything starts.
+//!
+//! In comes a typed plan; out come [`Problem`]s, none for a plan that can run. What only the data can tell (whether the
+//! list is finite, as `refresh = "full"` needs it, or longer than the bank) is not looked at here.
+
+use super::{Arch, Balance, Plan, Refresh, Schedule};
+
+/// A value that is out of its range, or at odds with another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The keys at odds, `section.key`, the one most likely meant to change first.
+    pub keys: Vec<&'static str>,
+    /// Key, value, and what is allowed.
+    pub what: String,
+}
+
+impl Plan {
+    /// Every problem of the plan, in the order of its sections.
+    pub fn check(&self) -> Vec<Problem> {
+        let mut checks = Checks::default();
+        self.check_stream(&mut checks);
+        self.check_views(&mut checks);
+        self.check_labels(&mut checks);
+        self.check_train(&mut checks);
+        self.check_rest(&mut checks);
+        checks.problems
+    }
+
+    fn check_stream(&self, checks: &mut Checks) {
+        let stream = &self.stream;
+        checks.require(!stream.shards.is_empty(), &["stream.shards"], || {
+            "stream.shards is empty: name at least one shard, as in --set stream.shards=photos.tar".into()
+        });
+        checks.require(stream.shards.iter().all(|shard| !shard.trim().is_empty()), &["stream.shards"], || {
+            "stream.shards holds an empty name".into()
+        });
+        checks.require(i64::try_from(stream.seed).is_ok(), &["stream.seed"], || {
+            format!("stream.seed = {} must be at most {}", stream.seed, i64::MAX)
+        });
+        checks.count("stream.lanes", stream.lanes, 1, 1_024);
+        checks.above("stream.timeout_s", stream.timeout_s, 0.0);
+        checks.at_least("stream.max_member_mib", stream.max_member_mib, 1);
+        checks.require(
+            stream.buffer_mib >= stream.max_member_mib,
+            &["stream.buffer_mib", "stream.max_member_mib"],
+            || {
+                format!(
+                    "stream.buffer_mib = {} must be at least stream.max_member_mib = {}, or its largest members never fit",
+                    stream.buffer_mib, stream.max_member_mib
+                )
+            },
+        );
+        checks.above("stream.max_megapixels", stream.max_megapixels, 0.0);
+        checks.above_up_to("stream.max_loss_rate", stream.max_loss_rate, 0.0, 1.0);
+        checks.at_least("stream.loss_window", stream.loss_window, 1);
+    }
+
+    fn check_views(&self, checks: &mut Checks) {
+        let views = &self.views;
+        let smallest = smallest_view(self.model.arch);
+        checks.require(views.size >= smallest, &["views.size", "model.arch"], || {
+            let arch = self.model.arch.name();
+            format!(
+                "views.size = {} must be at least {smallest}: less does not pass the strides of `{arch}`",
+                views.size
+            )
+        });
+        checks.require(views.resize >= views.size, &["views.resize", "views.size"], || {
+            let (resize, size) = (views.resize, views.size);
+            format!("views.resize = {resize} must be at least views.size = {size}: the center crop is cut from it")
+        });
+        checks.require(views.resize <= 4_096, &["views.resize"], || {
+            format!("views.resize = {} must be at most 4096", views.resize)
+        });
+
+        let [area_low, area_high] = views.area;
+        checks.require(0.0 < area_low && area_low <= area_high && area_high <= 1.0, &["views.area"], || {
+            format!("views.area = {:?} must be two shares above 0 and up to 1, the smaller first", views.area)
+        });
+        let [aspect_low, aspect_high] = views.aspect;
+        let aspect_is_ordered = 0.0 < aspect_low && aspect_low <= aspect_high && aspect_high.is_finite();
+        checks.require(aspect_is_ordered, &["views.aspect"], || {
+            format!("views.aspect = {:?} must be two ratios above 0, the smaller first", views.aspect)
+        });
+        checks.share("views.flip", views.flip);
+        checks.require(views.mean.iter().all(|mean| (0.0..=1.0).contains(mean)), &["views.mean"], || {
+            format!("views.mean = {:?} must be from 0 to 1: means are of pixels divided by 255", views.mean)
+        });
+        checks.require(views.std.iter().all(|std| *std > 0.0 && *std <= 1.0), &["views.std"], || {
+            format!("views.std = {:?} must be above 0 and up to 1: deviations are of pixels divided by 255", views.std)
+        });
+        checks.require((0.0..1.0).contains(&self.model.dropout), &["model.dropout"], || {
+            format!("model.dropout = {} must be from 0 to below 1", self.model.dropout)
+        });
+    }
+
+    fn check_labels(&self, checks: &mut Checks) {
+        let (bank, cluster) = (&self.bank, &self.cluster);
+        checks.at_least("cluster.k", cluster.k, 2);
+        checks.require(bank.capacity >= cluster.k, &["bank.capacity", "cluster.k"], || {
+            let (capacity, k) = (bank.capacity, cluster.k);
+            format!(
+                "bank.capacity = {capacity} must be at least cluster.k = {k}: each cluster needs a row to start from"
+            )
+        });
+        checks.require(bank.capacity >= self.train.batch_size, &["bank.capacity", "train.batch_size"], || {
+            let (capacity, batch) = (bank.capacity, self.train.batch_size);
+            format!(
+                "bank.capacity = {capacity} must be at least train.batch_size = {batch}: a batch is written at once"
+            )
+        });
+        checks.require(
+            cluster.every_steps > 0 || cluster.refresh == Refresh::Full,
+            &["cluster.every_steps", "cluster.refresh"],
+            || {
+                "cluster.every_steps = 0 means once a pass, which needs cluster.refresh = \"full\"; \
+                 otherwise it must be at least 1"
+                    .into()
+            },
+        );
+        checks.at_least("cluster.iterations", cluster.iterations, 1);
+        let most = feature_size(self.model.arch).min(bank.capacity);
+        checks.require((1..=most).contains(&cluster.pca), &["cluster.pca", "bank.capacity"], || {
+            let arch = self.model.arch.name();
+            format!(
+                "cluster.pca = {} must be from 1 to {most}: no more than the features of `{arch}` and the rows of the bank",
+                cluster.pca
+            )
+        });
+    }
+
+    fn check_train(&self, checks: &mut Checks) {
+        let train = &self.train;
+        checks.require(train.batch_size >= 2, &["train.batch_size"], || {
+            format!(
+                "train.batch_size = {} must be at least 2: batch norm takes the variance of a batch",
+                train.batch_size
+            )
+        });
+        checks.above("train.lr", train.lr, 0.0);
+        checks.require((0.0..1.0).contains(&train.momentum), &["train.momentum"], || {
+            format!("train.momentum = {} must be from 0 to below 1", train.momentum)
+        });
+        checks.zero_or_above("train.weight_decay", train.weight_decay);
+        checks.require(
+            train.schedule != Schedule::Cosine || train.steps > 0,
+            &["train.schedule", "train.steps"],
+            || "train.schedule = \"cosine\" needs train.steps above 0: it comes down to zero there".into(),
+        );
+        checks.require(
+            train.steps == 0 || train.warmup_steps < train.steps,
+            &["train.warmup_steps", "train.steps"],
+            || format!("train.warmup_steps = {} must be below train.steps = {}", train.warmup_steps, train.steps),
+        );
+        if train.schedule == Schedule::Step {
+            checks.above_up_to("train.lr_gamma", train.lr_gamma, 0.0, 1.0);
+            checks.require(train.lr_step_size >= 1, &["train.lr_step_size"], || {
+                format!("train.lr_step_size = {} must be at least 1", train.lr_step_size)
+            });
+        }
+        if train.balance == Balance::Weight {
+            checks.require(
+                train.balance_limit >= 1.0 && train.balance_limit.is_finite(),
+                &["train.balance_limit"],
+                || format!("train.balance_limit = {} must be a number from 1 up", train.balance_limit),
+            );
+        }
+        checks.count("train.balance_window", train.balance_window, 1, 4_096);
+    }
+
+    fn check_rest(&self, checks: &mut Checks) {
+        checks.zero_or_above("snapshot.every_minutes", self.snapshot.every_minutes);
+        checks.at_least("snapshot.keep_last", self.snapshot.keep_last, 1);
+        checks.require(self.observe.every_steps >= 1, &["observe.every_steps"], || {
+            "observe.every_steps = 0 must be at least 1".into()
+        });
+        checks.above_up_to("observe.collapse_share", self.observe.collapse_share, 0.0, 1.0);
+        checks.count("device.threads", self.device.threads, 0, 1_024);
+        checks.count("device.decode_threads", self.device.decode_threads, 0, 1_024);
+    }
+}
+
+/// The smallest view whose last feature map has a pixel left.
+fn smallest_view(arch: Arch) -> u32 {
+    match arch {
+        // 11x11 by 4 with padding 2, then three poolings of 3x3 by 2: 63 -> 15 -> 7 -> 3 -> 1
+        Arch::AlexNet => 63,
+        Arch::Vgg16 | Arch::ResNet18 | Arch::ResNet50 => 32,
+        Arch::Small => 9,
+    }
+}
+
+/// Length of the clustered feature.
+fn feature_size(arch: Arch) -> usize {
+    match arch {
+        Arch::AlexNet | Arch::Vgg16 => 4_096,
+        Arch::ResNet18 => 512,
+        Arch::ResNet50 => 2_048,
+        Arch::Small => 256,
+    }
+}
+
+#[derive(Default)]
+struct Checks {
+    problems: Vec<Problem>,
+}
+
+impl Checks {
+    fn require(&mut self, holds: bool, keys: &[&'static str], what: impl FnOnce() -> String) {
+        if !holds {
+            self.problems.push(Problem { keys: keys.to_vec(), what: what() });
+        }
+    }
+
+    fn at_least(&mut self, key: &'static str, value: usize, least: usize) {
+        self.require(value >= least, &[key], || format!("{key} = {value} must be at least {least}"));
+    }
+
+    fn count(&mut self, key: &'static str, value: usize, least: usize, most: usize) {
+        let holds = (least..=most).contains(&value);
+        self.require(holds, &[key], || format!("{key} = {value} must be from {least} to {most}"));
+    }
+
+    fn above(&mut self, key: &'static str, value: f64, floor: f64) {
+        let holds = value > floor && value.is_finite();
+        self.require(holds, &[key], || format!("{key} = {value} must be a number above {floor}"));
+    }
+
+    fn above_up_to(&mut self, key: &'static str, value: f64, floor: f64, most: f64) {
+        let holds = value > floor && value <= most;
+        self.require(holds, &[key], || format!("{key} = {value} must be above {floor} and up to {most}"));
+    }
+
+    fn zero_or_above(&mut self, key: &'static str, value: f64) {
+        let holds = value >= 0.0 && value.is_finite();
+        self.require(holds, &[key], || format!("{key} = {value} must be a number from 0 up"));
+    }
+
+    fn share(&mut self, key: &'static str, value: f64) {
+        let holds = (0.0..=1.0).contains(&value);
+        self.require(holds, &[key], || format!("{key} = {value} must be from 0 to 1"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+
+    fn sound() -> Plan {
+        let mut plan = Plan::default();
+        plan.stream.shards = vec!["photos.tar".into()];
+        plan
+    }
+
+    /// The only problem of a sound plan after `change`, as its keys and text.
+    fn only_problem(change: impl FnOnce(&mut Plan)) -> (String, String) {
+        let mut plan = sound();
+        change(&mut plan);
+        let problems = plan.check();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        (problems[0].keys.join(" "), problems[0].what.clone())
+    }
+
+    #[test]
+    fn the_defaults_lack_nothing_but_shards() {
+        assert_eq!(sound().check(), []);
+        let problems = Plan::default().check();
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].keys, ["stream.shards"]);
+    }
+
+    #[test]
+    fn single_values_have_ranges() {
+        type Harm = fn(&mut Plan);
+        let cases: &[(&str, Harm)] = &[
+            ("stream.shards", |plan| plan.stream.shards.push(" ".into())),
+            ("stream.seed", |plan| plan.stream.seed = u64::MAX),
+            ("stream.lanes", |plan| plan.stream.lanes = 0),
+            ("stream.timeout_s", |plan| plan.stream.timeout_s = 0.0),
+            ("stream.max_member_mib", |plan| plan.stream.max_member_mib = 0),
+            ("stream.max_megapixels", |plan| plan.stream.max_megapixels = f64::NAN),
+            ("stream.max_loss_rate", |plan| plan.stream.max_loss_rate = 1.1),
+            ("stream.loss_window", |plan| plan.stream.loss_window = 0),
+            ("views.area", |plan| plan.views.area = [0.5, 0.4]),
+            ("views.area", |plan| plan.views.area = [f64::NAN, 1.0]),
+            ("views.aspect", |plan| plan.views.aspect = [0.0, 1.0]),
+            ("views.flip", |plan| plan.views.flip = 1.5),
+            ("views.mean", |plan| plan.views.mean[2] = 128.0),
+            ("views.std", |plan| plan.views.std[0] = 0.0),
+            ("model.dropout", |plan| plan.model.dropout = 1.0),
+            ("cluster.k", |plan| plan.cluster.k = 1),
+            ("cluster.iterations", |plan| plan.cluster.iterations = 0),
+            ("train.lr", |plan| plan.train.lr = f64::INFINITY),
+            ("train.batch_size", |plan| plan.train.batch_size = 1),
+            ("train.momentum", |plan| plan.train.momentum = 1.0),
+            ("train.weight_decay", |plan| plan.train.weight_decay = -1e-5),
+            ("train.balance_limit", |plan| plan.train.balance_limit = 0.5),
+            ("train.balance_window", |plan| plan.train.balance_window = 0),
+            ("snapshot.every_minutes", |plan| plan.snapshot.every_minutes = -1.0),
+            ("snapshot.keep_last", |plan| plan.snapshot.keep_last = 0),
+            ("observe.every_steps", |plan| plan.observe.every_steps = 0),
+            ("observe.collapse_share", |plan| plan.observe.collapse_share = 0.0),
+        ];
+        for (key, harm) in cases {
+            let (keys, what) = only_problem(harm);
+            assert_eq!(keys, *key);
+            assert!(what.starts_with(key), "{what}");
+        }
+    }
+
+    #[test]
+    fn values_must_agree() {
+        let too_small = only_problem(|plan| plan.bank.capacity = 9_999);
+        assert_eq!(too_small.0, "bank.capacity cluster.k");
+        assert_eq!(
+            too_small.1,
+            "bank.capacity = 9999 must be at least cluster.k = 10000: each cluster needs a row to start from"
+        );
+        assert_eq!(only_problem(|plan| plan.views.size = 257).0, "views.resize views.size");
+        assert_eq!(only_problem(|plan| plan.stream.buffer_mib = 63).0, "stream.buffer_mib stream.max_member_mib");
+        assert_eq!(only_problem(|plan| plan.train.schedule = Schedule::Cosine).0, "train.schedule train.steps");
+        let late_warmup = |plan: &mut Plan| (plan.train.steps, plan.train.warmup_steps) = (10, 10);
+        assert_eq!(only_problem(late_warmup).0, "train.warmup_steps train.steps");
+        let narrow = |plan: &mut Plan| (plan.model.arch, plan.cluster.pca) = (Arch::ResNet18, 513);
+        assert_eq!(only_problem(narrow).0, "cluster.pca bank.capacity");
+    }
+
+    #[test]
+    fn a_cycle_of_one_pass_needs_the_full_refresh() {
+        assert_eq!(only_problem(|plan| plan.cluster.every_steps = 0).0, "cluster.every_steps cluster.refresh");
+        let mut epochs = sound();
+        (epochs.cluster.every_steps, epochs.cluster.refresh) = (0, Refresh::Full);
+        assert_eq!(epochs.check(), []);
+    }
+
+    #[test]
+    fn views_must_pass_the_strides_of_the_network() {
+        assert_eq!(only_problem(|plan| plan.views.size = 62).0, "views.size model.arch");
+        let mut small = sound();
+        (small.views.size, small.model.arch) = (28, Arch::Small);
+        assert_eq!(small.check(), []);
+    }
+
+    #[test]
+    fn keys_of_other_choices_are_not_looked_at() {
+        let mut plan = sound();
+        (plan.train.lr_gamma, plan.train.lr_step_size) = (7.0, 0);
+        assert_eq!(plan.check(), []);
+        plan.train.schedule = Schedule::Step;
+        assert_eq!(plan.check().len(), 2);
+    }
+}

@@ -1,0 +1,186 @@
+//! Which keys a run that has begun cannot change.
+//!
+//! In come the plan a run was saved with and the one it is started with again; out come the [`Change`]s that would break
+//! it, each with the reason. Three kinds of keys break a run: those that shape what a snapshot holds (weights, bank,
+//! centroids), those that decide the order of samples, in which the cursor counts, and those that the labels and weights so
+//! far took for granted. All others may change from one start to the next: how long, how fast, how loud, on what device.
+
+use std::path::Path;
+
+use super::Plan;
+use crate::{Error, Result};
+
+/// A changed key that breaks a resumed run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// `section.key`.
+    pub key: &'static str,
+    /// The value of the run so far, as TOML.
+    pub old: String,
+    /// The value asked for, as TOML.
+    pub new: String,
+    /// What would break.
+    pub why: &'static str,
+}
+
+const ORDER: &str = "it decides the order of samples, in which the cursor of the run counts";
+const WEIGHTS: &str = "the weights of the run have this shape";
+const PIXELS: &str = "the weights of the run were trained on pixels of this scale";
+const BANK: &str = "the bank of the run was saved with this many rows";
+const CENTROIDS: &str = "the centroids of the run have this shape";
+const LABELS: &str = "the labels of the run come from it";
+
+/// Keys that a run keeps for life, and why.
+const FIXED: &[(&str, &str)] = &[
+    (
+        "stream.shards",
+        "the cursor of the run counts in this list; shards may be added to folders and to files named as @list.txt",
+    ),
+    ("stream.seed", ORDER),
+    ("stream.lanes", ORDER),
+    ("stream.shuffle", ORDER),
+    ("stream.max_member_mib", ORDER),
+    ("views.size", WEIGHTS),
+    ("views.mean", PIXELS),
+    ("views.std", PIXELS),
+    ("model.arch", WEIGHTS),
+    ("model.input", WEIGHTS),
+    ("bank.capacity", BANK),
+    ("cluster.k", CENTROIDS),
+    ("cluster.pca", CENTROIDS),
+    ("cluster.method", LABELS),
+    ("cluster.assigner", LABELS),
+    ("cluster.refresh", LABELS),
+    ("train.balance", "a window of batches is drawn anew after a restart, by the rule it was drawn before"),
+    ("train.balance_window", "a window of batches is drawn anew after a restart, by the rule it was drawn before"),
+];
+
+impl Plan {
+    /// The keys by which `self`, the plan of a run so far, and `new` differ and which the run cannot change, in the order of
+    /// the plan.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a plan that TOML cannot hold; none that was loaded is.
+    pub fn breaking_changes(&self, new: &Self) -> Result<Vec<Change>> {
+        let (old, new) = (self.to_table()?, new.to_table()?);
+        let mut changes = Vec::new();
+        for &(name, why) in FIXED {
+            let value = |table: &toml::Table| {
+                let (section, key) = name.split_once('.')?;
+                Some(table.get(section)?.get(key)?.to_string())
+            };
+            if let (Some(old), Some(new)) = (value(&old), value(&new))
+                && old != new
+            {
+                changes.push(Change { key: name, old, new, why });
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Refuses to go on, under the plan `new`, with the run in `run` that was saved with `self`, where that would break it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with one line for each key.
+    pub fn ensure_run_can_go_on(&self, new: &Self, run: &Path) -> Result<()> {
+        let changes = self.breaking_changes(new)?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut what = format!("the run in {} cannot go on with a changed pipeline:", run.display());
+        for Change { key, old, new, why } in changes {
+            what.push_str(&format!("\n  {key} = {new}, was {old}: {why}"));
+        }
+        Err(Error::usage(what).with_hint("set these keys back, or start a new run with another --run"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::*;
+    use super::FIXED;
+
+    /// Keys that may change from one start to the next.
+    const FREE: &[&str] = &[
+        "stream.retries",
+        "stream.timeout_s",
+        "stream.buffer_mib",
+        "stream.max_megapixels",
+        "stream.max_loss_rate",
+        "stream.loss_window",
+        "stream.exif",
+        "views.resize",
+        "views.area",
+        "views.aspect",
+        "views.flip",
+        "model.dropout",
+        "bank.encoder",
+        "cluster.every_steps",
+        "cluster.iterations",
+        "cluster.start",
+        "cluster.empties",
+        "train.batch_size",
+        "train.steps",
+        "train.lr",
+        "train.momentum",
+        "train.weight_decay",
+        "train.schedule",
+        "train.warmup_steps",
+        "train.lr_gamma",
+        "train.lr_step_size",
+        "train.balance_limit",
+        "train.head",
+        "snapshot.every_steps",
+        "snapshot.every_minutes",
+        "snapshot.keep_last",
+        "snapshot.keep_every",
+        "observe.every_steps",
+        "observe.tensorboard",
+        "observe.collapse_share",
+        "observe.collapse_stop",
+        "device.kind",
+        "device.threads",
+        "device.decode_threads",
+        "device.precision",
+    ];
+
+    #[test]
+    fn every_key_is_either_fixed_or_free() {
+        let table = Plan::default().to_table().unwrap();
+        let all: BTreeSet<String> = table
+            .iter()
+            .flat_map(|(section, keys)| keys.as_table().unwrap().keys().map(move |key| format!("{section}.{key}")))
+            .collect();
+        let sorted: Vec<&str> = FIXED.iter().map(|(key, _)| *key).chain(FREE.iter().copied()).collect();
+        assert_eq!(sorted.len(), all.len(), "a key is both fixed and free, or named twice");
+        assert_eq!(sorted.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), all);
+    }
+
+    #[test]
+    fn a_run_may_go_on_longer_and_slower() {
+        let old = Plan::default();
+        let mut new = old.clone();
+        (new.train.steps, new.train.lr, new.device.threads) = (9, 0.001, 3);
+        assert_eq!(old.breaking_changes(&new).unwrap(), []);
+        assert!(old.ensure_run_can_go_on(&new, "runs/a".as_ref()).is_ok());
+    }
+
+    #[test]
+    fn a_run_cannot_change_its_shape_or_order() {
+        let old = Plan::default();
+        let mut new = old.clone();
+        (new.model.arch, new.stream.seed, new.cluster.k) = (Arch::Vgg16, 32, 100);
+        let changes = old.breaking_changes(&new).unwrap();
+        let told: Vec<_> =
+            changes.iter().map(|change| (change.key, change.old.as_str(), change.new.as_str())).collect();
+        assert_eq!(
+            told,
+            [("stream.seed", "31", "32"), ("model.arch", "\"alexnet\"", "\"vgg16\""), ("cluster.k", "10000", "100")]
+        );
+        let error = old.ensure_run_can_go_on(&new, "runs/a".as_ref()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("\n  cluster.k = 100, was 10000: "), "{error}");
+    }
+}

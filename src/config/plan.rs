@@ -1,0 +1,474 @@
+//! The typed plan of a run: what a pipeline file says, with every default filled in.
+//!
+//! Each field is a key of the pipeline file (`[section] key`); its comment says what the value costs. Past this module nobody
+//! sees strings: names of choices are enums. Defaults are those of the paper where it has them (section numbers are the
+//! ECCV 2018 text), otherwise what was measured best on a stream.
+
+use serde::{Deserialize, Serialize};
+
+use super::set::nearest;
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(try_from = "String")]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+ }
+
+        impl $name {
+            /// Every value, as it stands in a pipeline file.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// The value as it stands in a pipeline file.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                match text.as_str() {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(unknown_choice(&text, Self::NAMES)),
+                }
+            }
+        }
+    };
+}
+
+fn unknown_choice(text: &str, names: &[&str]) -> String {
+    let mut message = format!("is not one of {}", names.join(", "));
+    if let Some(name) = nearest(text, names.iter().copied()) {
+        message.push_str(&format!("; did you mean `{name}`?"));
+    }
+    message
+}
+
+choice! {
+    /// Architectures by name.
+    Arch {
+        /// DeepCluster's AlexNet: 96-256-384-384-256, batch norm, no groups.
+        AlexNet = "alexnet",
+        /// VGG-16 with batch norm.
+        Vgg16 = "vgg16",
+        /// ResNet-18.
+        ResNet18 = "resnet18",
+        /// ResNet-50.
+        ResNet50 = "resnet50",
+        /// Four convolutions, for CPUs and tests.
+        Small = "small",
+    }
+}
+choice! {
+    /// What the first convolution sees.
+    Input {
+        /// Two channels of image gradients from a fixed filter (paper, section 4.1: "Sobel").
+        Sobel = "sobel",
+        /// Normalised colour.
+        Rgb = "rgb",
+    }
+}
+choice! {
+    /// Whose features fill the bank.
+    Encoder {
+        /// The frozen assigner's: no extra forward pass.
+        Assigner = "assigner",
+        /// The student's, in evaluation mode: a second forward pass.
+        Student = "student",
+        /// Those of the training pass, with its crops and dropout in them: free.
+        Train = "train",
+    }
+}
+choice! {
+    /// How the bank is clustered.
+    Method {
+        /// Lloyd's k-means after PCA, whitening and L2 normalisation (paper, section 4.2).
+        KMeans = "kmeans",
+    }
+}
+choice! {
+    /// Who gives pseudo-labels between two clusterings.
+    AssignerKind {
+        /// A copy of the student taken at the last clustering.
+        Frozen = "frozen",
+        /// The student itself. Collapses; kept to show that it does.
+        Live = "live",
+    }
+}
+choice! {
+    /// What is clustered at the end of a cycle.
+    Refresh {
+        /// The next `bank.capacity` samples of the stream, encoded by the student as it then is: costs their forward pass.
+        /// Centroids and assigner are of one network.
+        Refill = "refill",
+        /// The bank as it has filled during the cycle: costs nothing, but its rows are of older networks than the assigner.
+        /// Needs features that hold still between cycles; see README.
+        Rolling = "rolling",
+        /// The whole list, encoded anew by the student: the paper's method, for finite lists.
+        Full = "full",
+    }
+}
+choice! {
+    /// Where k-means starts.
+    Start {
+        /// From k random rows, as the paper.
+        Random = "random",
+        /// From the centroids of the last cycle, where the features still allow it.
+        Warm = "warm",
+    }
+}
+choice! {
+    /// What becomes of clusters that are empty after the last assignment.
+    Empties {
+        /// They stay empty: their labels are never given (as faiss and the paper's code).
+        Keep = "keep",
+        /// A donor, drawn in proportion to its size, is split and its points assigned anew (paper, section 3.3).
+        Split = "split",
+    }
+}
+choice! {
+    /// How large clusters are kept from drowning small ones (paper, section 3.3, "trivial parametrization").
+    Balance {
+        /// Weights the loss of a sample by the inverse size of its cluster, bounded.
+        Weight = "weight",
+        /// Draws samples uniformly over clusters inside a window of batches.
+        Sample = "sample",
+        /// Does nothing.
+        None = "none",
+    }
+}
+choice! {
+    /// What becomes of the classifier when the labels are renewed.
+    HeadRenewal {
+        /// A new one, as the paper.
+        Reset = "reset",
+        /// Its rows follow the clusters, matched through the assignments of the bank.
+        Match = "match",
+    }
+}
+choice! {
+    /// Learning rate over steps.
+    Schedule {
+        /// The paper's: constant.
+        Constant = "constant",
+        /// Half a cosine down to zero at `train.steps`.
+        Cosine = "cosine",
+        /// Times `train.lr_gamma` at every `train.lr_step_size` steps.
+        Step = "step",
+    }
+}
+choice! {
+    /// The device that trains.
+    DeviceKind {
+        /// CUDA where it can be opened, else the CPU; says which and why.
+        Auto = "auto",
+        /// The CPU.
+        Cpu = "cpu",
+        /// CUDA, or an error.
+        Cuda = "cuda",
+    }
+}
+choice! {
+    /// Arithmetic of forward and backward passes; weights, statistics and the optimiser stay in fp32.
+    Precision {
+        /// 32-bit floating point.
+        Fp32 = "fp32",
+        /// bfloat16 compute over fp32 weights.
+        Bf16 = "bf16",
+    }
+}
+
+/// A whole pipeline file, every key resolved.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Plan {
+    /// Where the photographs come from.
+    pub stream: StreamPlan,
+    /// What is cut from each photograph.
+    pub views: ViewsPlan,
+    /// The network.
+    pub model: ModelPlan,
+    /// The rolling features.
+    pub bank: BankPlan,
+    /// How features become labels.
+    pub cluster: ClusterPlan,
+    /// How labels become weights.
+    pub train: TrainPlan,
+    /// What is kept, and when.
+    pub snapshot: SnapshotPlan,
+    /// What is shown.
+    pub observe: ObservePlan,
+    /// Where it runs.
+    pub device: DevicePlan,
+}
+
+/// `[stream]`: which shards, in which order, and how much may be lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamPlan {
+    /// Shards: paths (relative to the current directory), URLs, `{000..127}`, `a::b`, globs, folders, `@list.txt`.
+    pub shards: Vec<String>,
+    /// Fixes order, views, initial weights, dropout: the same seed and list give the same run.
+    pub seed: u64,
+    /// Shards open at once, interleaved sample by sample. Each is a thread and a few MiB.
+    pub lanes: usize,
+    /// Samples (still compressed) in the shuffle buffer: about 120 kB each for 500-pixel photographs.
+    pub shuffle: usize,
+    /// Attempts at a shard that cannot be reached, after the first.
+    pub retries: u32,
+    /// Seconds without a byte until a connection counts as dead.
+    pub timeout_s: f64,
+    /// MiB of compressed members that may wait between the stages.
+    pub buffer_mib: usize,
+    /// Largest member read, in MiB; larger ones are skipped and counted.
+    pub max_member_mib: usize,
+    /// Largest image decoded, in megapixels, read from its header.
+    pub max_megapixels: f64,
+    /// Share of samples lost, over the last `loss_window`, at which the run stops with exit code 3.
+    pub max_loss_rate: f64,
+    /// Samples over which that share is taken.
+    pub loss_window: usize,
+    /// Turns pixels upright by their EXIF orientation.
+    pub exif: bool,
+}
+
+impl Default for StreamPlan {
+    fn default() -> Self {
+        Self {
+            shards: Vec::new(),
+            seed: 31,
+            lanes: 8,
+            shuffle: 5_000,
+            retries: 8,
+            timeout_s: 30.0,
+            buffer_mib: 256,
+            max_member_mib: 64,
+            max_megapixels: 100.0,
+            max_loss_rate: 0.1,
+            loss_window: 1_000,
+            exif: true,
+        }
+    }
+}
+
+/// `[views]`: the two crops of each photograph (paper, section 3.4 and facts on its transforms).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ViewsPlan {
+    /// Side of both views in pixels: time grows with its square.
+    pub size: u32,
+    /// Short side of the photograph before the center crop.
+    pub resize: u32,
+    /// Share of the area that a random crop covers, smallest and largest.
+    pub area: [f64; 2],
+    /// Aspect ratio of a random crop, smallest and largest.
+    pub aspect: [f64; 2],
+    /// Share of train views that are mirrored.
+    pub flip: f64,
+    /// Channel means in 0..1, subtracted.
+    pub mean: [f64; 3],
+    /// Channel deviations in 0..1, divided by.
+    pub std: [f64; 3],
+}
+
+impl Default for ViewsPlan {
+    fn default() -> Self {
+        Self {
+            size: 224,
+            resize: 256,
+            area: [0.08, 1.0],
+            aspect: [3.0 / 4.0, 4.0 / 3.0],
+            flip: 0.5,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+        }
+    }
+}
+
+/// `[model]`: the network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelPlan {
+    /// Architecture.
+    pub arch: Arch,
+    /// What the first convolution sees.
+    pub input: Input,
+    /// Dropout probability, where the architecture has dropout.
+    pub dropout: f64,
+}
+
+impl Default for ModelPlan {
+    fn default() -> Self {
+        Self { arch: Arch::AlexNet, input: Input::Sobel, dropout: 0.5 }
+    }
+}
+
+/// `[bank]`: the features that are clustered, `capacity` of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BankPlan {
+    /// Rows. Memory is `capacity × D × 2` bytes: 8 GB for a million rows of AlexNet.
+    pub capacity: usize,
+    /// Whose features they are, with `cluster.refresh = "rolling"`.
+    pub encoder: Encoder,
+}
+
+impl Default for BankPlan {
+    fn default() -> Self {
+        Self { capacity: 500_000, encoder: Encoder::Assigner }
+    }
+}
+
+/// `[cluster]`: how the bank becomes labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterPlan {
+    /// Steps between two clusterings; 0 means one pass over the list, known after the first pass (`refresh = "full"` only).
+    pub every_steps: u64,
+    /// Clusters. The paper's best is 10,000 for 1.3 M images (Fig. 2c).
+    pub k: usize,
+    /// Algorithm.
+    pub method: Method,
+    /// Who labels between two clusterings.
+    pub assigner: AssignerKind,
+    /// What is clustered.
+    pub refresh: Refresh,
+    /// Iterations of k-means; the paper's 20.
+    pub iterations: usize,
+    /// Dimensions kept by PCA; the paper's 256.
+    pub pca: usize,
+    /// Where k-means starts.
+    pub start: Start,
+    /// What becomes of empty clusters in the end.
+    pub empties: Empties,
+}
+
+impl Default for ClusterPlan {
+    fn default() -> Self {
+        Self {
+            every_steps: 5_000,
+            k: 10_000,
+            method: Method::KMeans,
+            assigner: AssignerKind::Frozen,
+            refresh: Refresh::Refill,
+            iterations: 20,
+            pca: 256,
+            start: Start::Random,
+            empties: Empties::Split,
+        }
+    }
+}
+
+/// `[train]`: how labels become weights (paper, section 4.3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainPlan {
+    /// Photographs a step.
+    pub batch_size: usize,
+    /// Steps until the run is done; 0 goes on until told to stop.
+    pub steps: u64,
+    /// Learning rate; the paper's 0.05 for a batch of 256.
+    pub lr: f64,
+    /// Momentum of the network; the head has none, as in the paper's code.
+    pub momentum: f64,
+    /// L2 penalty.
+    pub weight_decay: f64,
+    /// Learning rate over steps.
+    pub schedule: Schedule,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Factor of `schedule = "step"`.
+    pub lr_gamma: f64,
+    /// Steps between two factors of `schedule = "step"`.
+    pub lr_step_size: u64,
+    /// How clusters are balanced.
+    pub balance: Balance,
+    /// Largest weight of `balance = "weight"`, as a multiple of the mean.
+    pub balance_limit: f64,
+    /// Batches in the window of `balance = "sample"`.
+    pub balance_window: usize,
+    /// What becomes of the head at a cycle.
+    pub head: HeadRenewal,
+}
+
+impl Default for TrainPlan {
+    fn default() -> Self {
+        Self {
+            batch_size: 256,
+            steps: 0,
+            lr: 0.05,
+            momentum: 0.9,
+            weight_decay: 1e-5,
+            schedule: Schedule::Constant,
+            warmup_steps: 0,
+            lr_gamma: 0.1,
+            lr_step_size: 100_000,
+            balance: Balance::Weight,
+            balance_limit: 10.0,
+            balance_window: 16,
+            head: HeadRenewal::Reset,
+        }
+    }
+}
+
+/// `[snapshot]`: what is kept, and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotPlan {
+    /// Steps between two snapshots; 0 is never by steps.
+    pub every_steps: u64,
+    /// Minutes between two snapshots; 0 is never by time.
+    pub every_minutes: f64,
+    /// Newest snapshots kept.
+    pub keep_last: usize,
+    /// Snapshots at multiples of this many steps are kept for good; 0 is none.
+    pub keep_every: u64,
+}
+
+impl Default for SnapshotPlan {
+    fn default() -> Self {
+        Self { every_steps: 5_000, every_minutes: 60.0, keep_last: 3, keep_every: 0 }
+    }
+}
+
+/// `[observe]`: what is shown and written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObservePlan {
+    /// Steps between two `step` records.
+    pub every_steps: u64,
+    /// Writes TensorBoard event files.
+    pub tensorboard: bool,
+    /// Share of the new labels in one cluster at which the collapse alarm fires.
+    pub collapse_share: f64,
+    /// Stops the run when it does.
+    pub collapse_stop: bool,
+}
+
+impl Default for ObservePlan {
+    fn default() -> Self {
+        Self { every_steps: 10, tensorboard: true, collapse_share: 0.5, collapse_stop: false }
+    }
+}
+
+/// `[device]`: where it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DevicePlan {
+    /// The device that trains.
+    pub kind: DeviceKind,
+    /// CPU threads of libtorch; 0 chooses (on a CPU: all cores; beside a GPU: 2).
+    pub threads: usize,
+    /// CPU threads that decode; 0 chooses (on a CPU: all cores; beside a GPU: all but 2).
+    pub decode_threads: usize,
+    /// Arithmetic.
+    pub precision: Precision,
+}
+
+impl Default for DevicePlan {
+    fn default() -> Self {
+        Self { kind: DeviceKind::Auto, threads: 0, decode_threads: 0, precision: Precision::Fp32 }
+    }
+}

@@ -1,0 +1,278 @@
+//! From the bytes of an image file to the pixels of its views.
+//!
+//! A [`Decoder`] takes a [`RawSample`], tells its format by content, checks its size before anything is allocated,
+//! decodes it once, and writes a center view and a train view, `[S, S, 3]` uint8 each, straight into memory that the
+//! caller owns: rows of a batch. It works on any number of threads at once; what a thread needs again and again
+//! (decompressor, buffers) it keeps.
+//!
+//! Whatever the bytes are, the answer is a value: views and what is worth noting about them ([`Decoded`]), or the
+//! reason why there are none ([`Trouble`]). A decoder that panics on a hostile file costs that file only.
+
+mod augment;
+mod counters;
+mod header;
+mod jpeg;
+mod other;
+mod turn;
+
+pub use augment::{Augment, CropBox, View};
+pub use counters::{Counters, DecodeStats};
+pub use header::{Format, JpegHeader, read_jpeg, sniff};
+pub use turn::Turn;
+
+use crate::config::{StreamPlan, ViewsPlan};
+use crate::ingest::{RawSample, SampleMeta};
+use crate::shards::{Notice, Reason, Trouble};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Turns samples into views.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    augment: Augment,
+    max_pixels: u64,
+    exif: bool,
+    dct_scaling: bool,
+    counters: Arc<Counters>,
+}
+
+/// What is worth noting about an image that was decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// What it is.
+    pub format: Format,
+    /// Its full size (width, height) when upright, in pixels.
+    pub size: (u32, u32),
+    /// For JPEG through libjpeg-turbo: it was decoded at this many eighths of its size.
+    pub eighths: Option<u8>,
+    /// Its file is cut short or corrupt in places, and what was there is kept.
+    pub truncated: bool,
+    /// It was turned upright by its EXIF orientation.
+    pub rotated: bool,
+    /// It is not 8-bit RGB in its file: gray, palette, CMYK, alpha, 16 bits.
+    pub converted: bool,
+}
+
+impl Decoded {
+    /// What the ledger counts of it.
+    pub fn notices(&self) -> Vec<Notice> {
+        let notices = [
+            (self.truncated, Notice::TruncatedPixels),
+            (self.rotated, Notice::Rotated),
+            (self.converted, Notice::Converted),
+        ];
+        notices.into_iter().filter(|(found, _)| *found).map(|(_, notice)| notice).collect()
+    }
+}
+
+/// Pixels as a file stores them: `[height, width, 3]`, at the front of a buffer that may be longer.
+struct Pixels {
+    rgb: Vec<u8>,
+    width: u32,
+    height: u32,
+    /// Their size over that in the file, where they were scaled while they were decoded.
+    scale: f64,
+}
+
+/// What one thread uses again and again.
+#[derive(Default)]
+struct Scratch {
+    jpeg: jpeg::Jpeg,
+    resizer: fast_image_resize::Resizer,
+    rgb: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}
+
+/// A thread keeps its pixel buffer up to this size, about 5,000 × 4,000 pixels.
+const KEPT_BYTES: usize = 64 << 20;
+
+impl Decoder {
+    /// Views by `views`; limits, EXIF and seed by `stream`.
+    pub fn new(views: &ViewsPlan, stream: &StreamPlan) -> Self {
+        Self {
+            augment: Augment::new(views, stream.seed),
+            max_pixels: (stream.max_megapixels * 1e6) as u64,
+            exif: stream.exif,
+            dct_scaling: true,
+            counters: Arc::default(),
+        }
+    }
+
+    /// Decodes every JPEG at full size, so that a bench can show what scaling saves.
+    #[must_use]
+    pub fn without_dct_scaling(self) -> Self {
+        Self { dct_scaling: false, ..self }
+    }
+
+    /// Side of the views, in pixels.
+    pub fn size(&self) -> u32 {
+        self.augment.size()
+    }
+
+    /// What this decoder and its clones have done so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Decodes `sample` once and writes the views that are asked for, `[S, S, 3]` each; with none, only checks that it
+    /// decodes.
+    ///
+    /// The train view depends on (`stream.seed`, pass, id) of the sample. When the sample is rejected, the views hold
+    /// anything.
+    ///
+    /// # Panics
+    ///
+    /// Never: a panic inside a decoder is given back as [`Reason::DecodeFailed`].
+    pub fn decode_into(
+        &self,
+        sample: &RawSample,
+        center: Option<&mut [u8]>,
+        train: Option<&mut [u8]>,
+    ) -> Result<Decoded, Trouble> {
+        // Taken out and put back only after success or an orderly refusal: what a panic leaves behind is dropped.
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let mut scratch = SCRATCH.take().unwrap_or_default();
+            let outcome = self.decode_with(&mut scratch, sample, center, train);
+            SCRATCH.set(Some(scratch));
+            outcome
+        }))
+        .unwrap_or_else(|_| Err(Trouble::new(Reason::DecodeFailed, "the decoder panicked on it")));
+        self.counters.add(&outcome);
+        outcome
+    }
+
+    fn decode_with(
+        &self,
+        scratch: &mut Scratch,
+        sample: &RawSample,
+        center: Option<&mut [u8]>,
+        train: Option<&mut [u8]>,
+    ) -> Result<Decoded, Trouble> {
+        let started = Instant::now();
+        let mut targets: Vec<(Kind, &mut [u8])> = Vec::with_capacity(2);
+        targets.extend(center.map(|view| (Kind::Center, view)));
+        targets.extend(train.map(|view| (Kind::Train, view)));
+        let kinds: Vec<Kind> = targets.iter().map(|&(kind, _)| kind).collect();
+
+        let picture = match sniff(&sample.image)? {
+            Format::Jpeg => self.jpeg_pixels(scratch, sample, &kinds)?,
+            format => self.other_pixels(&sample.image, format)?,
+        };
+        let decoded_at = Instant::now();
+        self.counters.add_pixels_time(decoded_at - started);
+
+        let outcome =
+            targets.into_iter().try_for_each(|(kind, view)| self.render(scratch, sample, &picture, kind, view));
+        scratch.keep(picture.pixels.rgb);
+        self.counters.add_views_time(decoded_at.elapsed());
+        outcome.map(|()| picture.notes)
+    }
+
+    fn jpeg_pixels(&self, scratch: &mut Scratch, sample: &RawSample, kinds: &[Kind]) -> Result<Picture, Trouble> {
+        let bytes = &sample.image;
+        let header =
+            read_jpeg(bytes).ok_or_else(|| Trouble::new(Reason::DecodeFailed, "it ends before its size is told"))?;
+        let stored = (header.width, header.height);
+        header::check_pixels(header.width, header.height, self.max_pixels)?;
+        let turn = self.turn(header.orientation.map(Turn::from).unwrap_or_default());
+        let upright = turn.turn_size(stored);
+        let crops = kinds.iter().map(|&kind| self.view(kind, upright, &sample.meta).crop);
+        let eighths = if self.dct_scaling { jpeg::eighths_for(crops, self.size()) } else { 8 };
+
+        let converted = header.components != 3;
+        let buffer = std::mem::take(&mut scratch.rgb);
+        let (pixels, truncated) = match scratch.jpeg.decode(bytes, stored, eighths, buffer) {
+            Ok(decoded) => decoded,
+            Err(refusal) => {
+                let mut picture = self.other_pixels(bytes, Format::Jpeg).map_err(|other| refusal.over(other))?;
+                picture.notes.converted = converted;
+                return Ok(picture);
+            }
+        };
+        let notes = Decoded {
+            format: Format::Jpeg,
+            size: upright,
+            eighths: Some((pixels.scale * 8.0) as u8),
+            truncated,
+            rotated: turn != Turn::default(),
+            converted,
+        };
+        Ok(Picture { pixels, turn, notes })
+    }
+
+    fn other_pixels(&self, bytes: &[u8], format: Format) -> Result<Picture, Trouble> {
+        let other::Other { pixels, turn, converted } = other::decode(bytes, format, self.max_pixels)?;
+        let turn = self.turn(turn);
+        let notes = Decoded {
+            format,
+            size: turn.turn_size((pixels.width, pixels.height)),
+            eighths: None,
+            truncated: false,
+            rotated: turn != Turn::default(),
+            converted,
+        };
+        Ok(Picture { pixels, turn, notes })
+    }
+
+    fn turn(&self, by_exif: Turn) -> Turn {
+        if self.exif { by_exif } else { Turn::default() }
+    }
+
+    fn view(&self, kind: Kind, upright: (u32, u32), meta: &SampleMeta) -> View {
+        match kind {
+            Kind::Center => self.augment.center(upright),
+            Kind::Train => self.augment.train(upright, meta.pass, meta.id),
+        }
+    }
+
+    fn render(
+        &self,
+        scratch: &mut Scratch,
+        sample: &RawSample,
+        picture: &Picture,
+        kind: Kind,
+        target: &mut [u8],
+    ) -> Result<(), Trouble> {
+        let Picture { pixels, turn, notes } = picture;
+        let view = self.view(kind, notes.size, &sample.meta);
+        let stored = turn.turn_size(notes.size);
+        let crop = turn.to_stored(view.crop, stored).scaled(pixels.scale);
+        let size = self.size();
+        let rgb = &pixels.rgb[..pixels.width as usize * pixels.height as usize * 3];
+        augment::resample(&mut scratch.resizer, rgb, (pixels.width, pixels.height), crop, target, size)?;
+        let turn = if view.mirror { turn.then_mirror() } else { *turn };
+        turn.apply(target, size as usize);
+        Ok(())
+    }
+}
+
+/// Which of the two views.
+#[derive(Clone, Copy)]
+enum Kind {
+    Center,
+    Train,
+}
+
+/// A decoded image before its views are cut.
+struct Picture {
+    pixels: Pixels,
+    turn: Turn,
+    notes: Decoded,
+}
+
+impl Scratch {
+    fn keep(&mut self, rgb: Vec<u8>) {
+        let fits = rgb.capacity() <= KEPT_BYTES;
+        if fits && rgb.capacity() > self.rgb.capacity() {
+            self.rgb = rgb;
+        }
+        if self.resizer.size_of_internal_buffers() > KEPT_BYTES {
+            self.resizer.reset_internal_buffers();
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The endless stream of samples: shards interleaved, shuffled and repeated in an order that the seed fixes.
+//!
+//! In: a [`ShardList`](crate::shards::ShardList) and a [`Cursor`]. Out: [`RawSample`]s, each with the cursor *after* it.
+//! `lanes` shards are open at once, each read by a thread of its own (`lane.rs`); they give one sample each in turn into a
+//! shuffle buffer (`shuffle.rs`), which a pass (`pass.rs`) fills and empties again, so that a pass is one permutation of
+//! everything in the list. [`stream()`] strings passes together.
+//!
+//! The order depends on the seed, the list and the contents of the shards alone, never on threads or timing. What cannot be
+//! read is lost, recorded in the ledger, and passed over; the stream ends with an error only where the ledger says so.
+
+mod cursor;
+mod lane;
+mod pass;
+mod progress;
+mod shuffle;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use cursor::Cursor;
+pub use progress::{Progress, Waiting};
+pub use stream::{Passes, stream};
+
+use crate::shards::{Loss, SampleId, Trouble};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// One sample as it lies in its shard: a compressed image and what stands beside it.
+#[derive(Clone, Debug)]
+pub struct RawSample {
+    /// Where it is from, and its name there.
+    pub meta: SampleMeta,
+    /// The image file, undecoded.
+    pub image: Bytes,
+    /// The position in the stream *after* this sample.
+    pub cursor: Cursor,
+}
+
+/// What is known of a sample without decoding it.
+#[derive(Clone, Debug)]
+pub struct SampleMeta {
+    /// Its identity.
+    pub id: SampleId,
+    /// WebDataset key.
+    pub key: String,
+    /// Shard, without credentials.
+    pub shard: Arc<str>,
+    /// Byte offset of its first member's header in the uncompressed shard.
+    pub offset: u64,
+    /// Which pass over the list, from 0.
+    pub pass: u64,
+    /// The integer in its `.cls` member, if there is one.
+    pub class: Option<i64>,
+}
+
+impl SampleMeta {
+    /// The entry in the ledger for the loss of this sample.
+    pub fn loss(&self, trouble: Trouble) -> Loss {
+        Loss {
+            pass: self.pass,
+            shard: self.shard.to_string(),
+            key: Some(self.key.clone()),
+            offset: self.offset,
+            reason: trouble.reason,
+            detail: trouble.detail,
+        }
+    }
+}

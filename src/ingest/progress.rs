@@ -1,0 +1,96 @@
+//! What the stream is doing, for whoever watches a run: counters, open shards, and what it waits for.
+
+use crate::shards::{Activity, Reading};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// Shared by the stream and its watchers. Cheap to read at any time.
+#[derive(Debug, Default)]
+pub struct Progress {
+    samples: AtomicU64,
+    pass: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: Vec<Weak<Reading>>,
+    bytes_of_closed: u64,
+    waiting: Option<(Arc<Reading>, Instant)>,
+}
+
+/// What the stream waits for.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// The shard whose next sample is due.
+    pub shard: Arc<str>,
+    /// What its reader is doing.
+    pub activity: Activity,
+    /// Since when.
+    pub time: Duration,
+}
+
+impl Progress {
+    /// Samples given since the stream began or went on.
+    pub fn samples(&self) -> u64 {
+        self.samples.load(Ordering::Relaxed)
+    }
+
+    /// The pass over the list, from 0.
+    pub fn pass(&self) -> u64 {
+        self.pass.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came from files and servers.
+    pub fn bytes(&self) -> u64 {
+        let state = self.state();
+        state.bytes_of_closed + state.open.iter().filter_map(Weak::upgrade).map(|reading| reading.bytes()).sum::<u64>()
+    }
+
+    /// The shards being read.
+    pub fn open(&self) -> Vec<Arc<Reading>> {
+        self.state().open.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What the stream waits for; none while its consumer is the slower one.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let state = self.state();
+        let (reading, since) = state.waiting.as_ref()?;
+        Some(Waiting { shard: Arc::clone(&reading.shard), activity: reading.activity(), time: since.elapsed() })
+    }
+
+    pub(super) fn opened(&self, reading: &Arc<Reading>) {
+        self.state().open.push(Arc::downgrade(reading));
+    }
+
+    pub(super) fn closed(&self, closed: &Arc<Reading>) {
+        let mut state = self.state();
+        state.bytes_of_closed += closed.bytes();
+        state.open.retain(|reading| !std::ptr::eq(reading.as_ptr(), Arc::as_ptr(closed)));
+    }
+
+    /// Says what the stream waits for, until the guard is dropped.
+    pub(super) fn wait_for(&self, reading: &Arc<Reading>) -> WaitGuard<'_> {
+        self.state().waiting = Some((Arc::clone(reading), Instant::now()));
+        WaitGuard(self)
+    }
+
+    pub(super) fn gave_sample(&self, pass: u64) {
+        self.pass.store(pass, Ordering::Relaxed);
+        self.samples.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a wait, also where the stream is dropped within it.
+pub(super) struct WaitGuard<'a>(&'a Progress);
+
+impl Drop for WaitGuard<'_> {
+    fn drop(&mut self) {
+        self.0.state().waiting = None;
+    }
+}

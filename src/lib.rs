@@ -1,0 +1,49 @@
+//! `shoal` pre-trains convolutional networks, without labels, on an endless stream of photographs.
+//!
+//! It is DeepCluster (Caron et al., ECCV 2018) brought from epochs to streams: features of the images that pass by go
+//! into a rolling bank, the bank is clustered every N steps, and the network learns to predict the cluster of each image.
+//!
+//! # One way through
+//!
+//! ```text
+//! shard list ──> shards ──> ingest ──> decode ──> batch ──> train <──> labels <──> cluster <──> bank
+//!               (which)    (bytes)   (pixels)   (pinned)     │                                  ^
+//!                                                            ├──> bank (features) ──────────────┘
+//!                                                            ├──> snapshot        (everything needed to go on)
+//!                                                            └──> observe         (one record, many listeners)
+//! ```
+//!
+//! Each arrow is one bounded channel with one named type, defined in the module that sends it:
+//! [`ingest::RawSample`] → [`batch::Batch`] → [`observe::Record`]. Data flows one way: a module may import what is left of
+//! it, never what is right of it. [`pipeline`] joins the stages and reads top to bottom like this drawing.
+//!
+//! # Threads
+//!
+//! tokio moves bytes; one blocking thread per open shard reads `tar` over `zstd` or `flate2`; a private rayon pool
+//! decodes (nothing inside a rayon job may block); one trainer thread owns every tensor. Every channel is bounded, so a
+//! slow stage slows those before it and nothing piles up.
+
+pub mod config;
+pub mod error;
+pub mod seed;
+pub(crate) mod table;
+
+pub mod torch;
+
+pub mod shards;
+pub mod ingest;
+pub mod decode;
+pub mod batch;
+pub mod model;
+pub mod bank;
+pub mod cluster;
+pub mod train;
+pub mod snapshot;
+pub mod evaluate;
+pub mod visualize;
+pub mod observe;
+
+pub mod pipeline;
+pub mod cli;
+
+pub use error::{Error, Result};

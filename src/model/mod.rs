@@ -1,0 +1,242 @@
+//! The network, its input, its head, and their names on disk.
+//!
+//! In: a batch of pixels, turned by [`Normalizer`] into `[B, 3, S, S]` images. Out: features `[B, D]` before their last
+//! ReLU, which are what is clustered (paper, section 3.2), or the activations of a named layer; [`Head`] turns features
+//! into logits. A [`Backbone`] is one of five architectures with an optional Sobel front; its tensors have names, so
+//! that optimisers, snapshots and Python see the same network. Weights are fp32 on the device, [`Precision`] says what
+//! is computed in.
+//!
+//! Errors: a size too small for the strides, images that do not fit, states that do not fit (all named), libtorch's
+//! own. Grad mode is the caller's business: under `tch::no_grad_guard()` nothing is recorded.
+
+mod alexnet;
+mod head;
+mod init;
+mod input;
+mod layers;
+mod open;
+mod plain;
+mod resnet;
+mod small;
+mod sobel;
+pub mod state;
+mod vgg;
+
+pub use head::Head;
+pub use init::Named;
+pub use input::Normalizer;
+pub use layers::Mode;
+
+use crate::config::{Arch, Input, ModelPlan, Precision};
+use crate::error::{Error, Result};
+use init::Builder;
+use layers::Pass;
+use plain::{Plain, Table};
+use resnet::{Depth, ResNet};
+use sobel::Sobel;
+use state::Metadata;
+use tch::{Device, Kind, Tensor};
+
+#[derive(Debug)]
+enum Body {
+    Plain(Plain),
+    ResNet(ResNet),
+}
+
+/// A convolutional network that turns images into features.
+#[derive(Debug)]
+pub struct Backbone {
+    sobel: Option<Sobel>,
+    body: Body,
+    plan: ModelPlan,
+    size: u32,
+    device: Device,
+    precision: Precision,
+    parameters: Named,
+    buffers: Named,
+}
+
+impl Backbone {
+    /// Random weights, which depend on `seed` and their names alone, for square images of `size` pixels.
+    ///
+    /// # Errors
+    /// `size` is too small for the strides of the architecture, or there is no memory.
+    pub fn new(plan: &ModelPlan, size: u32, seed: u64, device: Device, precision: Precision) -> Result<Self> {
+        Self::build(plan, size, Some(seed), device, precision)
+    }
+
+    /// Without a seed the weights are 0, to be filled from elsewhere.
+    fn build(plan: &ModelPlan, size: u32, seed: Option<u64>, device: Device, precision: Precision) -> Result<Self> {
+        let (sobel, channels) = match plan.input {
+            Input::Sobel => (Some(Sobel::new(device)?), 2),
+            Input::Rgb => (None, 3),
+        };
+        let mut builder = Builder::new(seed, device);
+        let body = match (table(plan.arch), plan.arch) {
+            (Some(table), arch) => {
+                let side = last_side(table, arch, size)?;
+                Body::Plain(Plain::new(table, channels, side, plan.dropout, &mut builder)?)
+            }
+            (None, Arch::ResNet50) => Body::ResNet(ResNet::new(Depth::Fifty, channels, &mut builder)?),
+            (None, _) => Body::ResNet(ResNet::new(Depth::Eighteen, channels, &mut builder)?),
+        };
+        let (parameters, buffers) = builder.finish();
+        Ok(Self { sobel, body, plan: plan.clone(), size, device, precision, parameters, buffers })
+    }
+
+    /// Another network of the same architecture, device and precision, with copies of the weights.
+    pub fn duplicate(&self) -> Result<Self> {
+        let twin = Self::build(&self.plan, self.size, None, self.device, self.precision)?;
+        twin.copy_from(self)?;
+        Ok(twin)
+    }
+
+    /// Features `[B, D]` in fp32, before their last ReLU, of `[B, 3, S, S]` normalised images.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.run(images, mode, None)
+    }
+
+    /// Activations in fp32 of the layer called `layer` (one of [`Backbone::layers`]), after batch norm and ReLU and
+    /// before pooling, in evaluation mode: `[B, C, H, W]`, or `[B, D]` for linear layers. Convolutions take images of
+    /// any size.
+    pub fn forward_to(&self, images: &Tensor, layer: &str) -> Result<Tensor> {
+        let layers = self.layers();
+        if !layers.contains(&layer) {
+            let what = format!("{} has no layer {layer:?}", self.plan.arch.name());
+            return Err(Error::usage(what).with_hint(format!("one of {}", layers.join(", "))));
+        }
+        self.run(images, Mode::Eval, Some(layer))
+    }
+
+    fn run(&self, images: &Tensor, mode: Mode, until: Option<&str>) -> Result<Tensor> {
+        let shape = images.size();
+        if shape.len() != 4 || shape[1] != 3 {
+            return Err(Error::usage(format!("images must be [B, 3, H, W], found {shape:?}")));
+        }
+        let pass = Pass { mode, precision: self.precision };
+        let input = match &self.sobel {
+            Some(sobel) => sobel.forward(images)?,
+            None => images.shallow_clone(),
+        };
+        let output = match &self.body {
+            Body::Plain(body) => body.forward(&input, pass, until)?,
+            Body::ResNet(body) => body.forward(&input, pass, until)?,
+        };
+        Ok(output.f_to_kind(Kind::Float)?)
+    }
+
+    /// Names of the layers, from the image up.
+    pub fn layers(&self) -> Vec<&'static str> {
+        match &self.body {
+            Body::Plain(body) => body.layers(),
+            Body::ResNet(_) => ResNet::layers(),
+        }
+    }
+
+    /// What is trained, in a fixed order, sharing storage and gradients with the network.
+    pub fn parameters(&self) -> Named {
+        share(&self.parameters)
+    }
+
+    /// Running statistics, in a fixed order, sharing storage with the network.
+    pub fn buffers(&self) -> Named {
+        share(&self.buffers)
+    }
+
+    /// Everything that goes to disk: the Sobel filter, parameters, buffers.
+    pub fn state(&self) -> Result<Named> {
+        let mut state = match &self.sobel {
+            Some(sobel) => sobel.state()?,
+            None => Vec::new(),
+        };
+        state.extend(self.parameters());
+        state.extend(self.buffers());
+        Ok(state)
+    }
+
+    /// Copies a state into the weights, in place. The Sobel filter, a head and counters of batches in it are left
+    /// aside, `.module` in names is dropped.
+    ///
+    /// # Errors
+    /// A tensor is missing, unknown, or of another shape or kind; the weights are then as before.
+    pub fn load_state(&self, state: &[(String, Tensor)]) -> Result<()> {
+        let source = open::body_only(state);
+        let mut targets = self.parameters();
+        targets.extend(self.buffers());
+        let unknown = source.iter().find(|(name, _)| !targets.iter().any(|(target, _)| target == name));
+        if let Some((name, _)) = unknown {
+            return Err(Error::data(format!("the tensor {name} is unknown to {}", self.plan.arch.name())));
+        }
+        state::copy_into(&targets, &source)
+    }
+
+    /// Takes over the weights and statistics of `other`, in place.
+    ///
+    /// # Errors
+    /// `other` is of another architecture, input or size.
+    pub fn copy_from(&self, other: &Self) -> Result<()> {
+        state::copy_into(&self.parameters, &other.parameters)?;
+        state::copy_into(&self.buffers, &other.buffers)
+    }
+
+    /// D, the width of the features.
+    pub fn feature_dim(&self) -> i64 {
+        match &self.body {
+            Body::Plain(body) => body.feature_dim(),
+            Body::ResNet(body) => body.feature_dim(),
+        }
+    }
+
+    /// The plan that it was built from.
+    pub fn plan(&self) -> &ModelPlan {
+        &self.plan
+    }
+
+    /// Side in pixels of the images that it was built for.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Where its weights are.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// What goes beside the tensors on disk, for [`Backbone::open`]: arch, input, size, dropout.
+    pub fn metadata(&self) -> Metadata {
+        let entries = [
+            ("arch", self.plan.arch.name().to_owned()),
+            ("input", self.plan.input.name().to_owned()),
+            ("size", self.size.to_string()),
+            ("dropout", self.plan.dropout.to_string()),
+        ];
+        entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+/// The layers of an architecture without branches.
+fn table(arch: Arch) -> Option<&'static Table> {
+    match arch {
+        Arch::AlexNet => Some(&alexnet::TABLE),
+        Arch::Vgg16 => Some(&vgg::TABLE),
+        Arch::Small => Some(&small::TABLE),
+        Arch::ResNet18 | Arch::ResNet50 => None,
+    }
+}
+
+/// Side of the last map, or an error that names the smallest size of image.
+fn last_side(table: &Table, arch: Arch, size: u32) -> Result<i64> {
+    if let Some(side) = table.last_side(i64::from(size)) {
+        return Ok(side);
+    }
+    let smallest = (1..).find(|&size| table.last_side(size).is_some()).unwrap_or_default();
+    let what = format!("views.size = {size} is too small for {}", arch.name());
+    Err(Error::usage(what).with_hint(format!("its strides need at least {smallest} pixels")))
+}
+
+fn share(tensors: &[(String, Tensor)]) -> Named {
+    tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Networks without branches: convolutions with batch norm and ReLU, pools between, linear layers on top.
+//!
+//! AlexNet, VGG and `small` are tables of this. In: `[B, C, H, W]`. Out: the last linear layer before its ReLU,
+//! `[B, D]`. Names on disk count modules as PyTorch's `nn.Sequential` does: each row takes a place for its convolution,
+//! norm, ReLU and pool (`features.N`), or for its dropout, linear and ReLU (`classifier.N`).
+
+use crate::error::{Error, Result};
+use crate::model::init::{Builder, ConvShape};
+use crate::model::layers::{BatchNorm2d, Conv2d, Linear, Pass};
+use tch::Tensor;
+
+/// A max-pool.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pool {
+    pub(super) kernel: i64,
+    pub(super) stride: i64,
+    pub(super) padding: i64,
+}
+
+/// A convolution with batch norm and ReLU, and the pool after it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConvRow {
+    pub(super) name: &'static str,
+    pub(super) outputs: i64,
+    pub(super) kernel: i64,
+    pub(super) stride: i64,
+    pub(super) padding: i64,
+    pub(super) pool: Option<Pool>,
+}
+
+/// A linear layer, and whether dropout precedes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FcRow {
+    pub(super) name: &'static str,
+    pub(super) outputs: i64,
+    pub(super) dropout: bool,
+}
+
+/// An architecture.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) convs: &'static [ConvRow],
+    /// Averages the last map to this side, so that any size of image gives the same features; without it the first
+    /// linear layer has the size of the map.
+    pub(super) average_to: Option<i64>,
+    pub(super) fcs: &'static [FcRow],
+}
+
+impl Table {
+    /// Side of the map that the linear layers see, before averaging, for images of `size` pixels; none if nothing is
+    /// left.
+    pub(super) fn last_side(&self, size: i64) -> Option<i64> {
+        let mut side = size;
+        for row in self.convs {
+            side = shrink(side, row.kernel, row.stride, row.padding)?;
+            if let Some(pool) = row.pool {
+                side = shrink(side, pool.kernel, pool.stride, pool.padding)?;
+            }
+        }
+        (side >= self.average_to.unwrap_or(1)).then_some(side)
+    }
+}
+
+/// Side of a map after a window moved over it; none if the window does not fit.
+fn shrink(side: i64, kernel: i64, stride: i64, padding: i64) -> Option<i64> {
+    let room = side + 2 * padding - kernel;
+    (room >= 0).then_some(room / stride + 1)
+}
+
+#[derive(Debug)]
+struct ConvBlock {
+    row: ConvRow,
+    conv: Conv2d,
+    norm: BatchNorm2d,
+}
+
+#[derive(Debug)]
+struct FcBlock {
+    row: FcRow,
+    linear: Linear,
+}
+
+/// A table with weights.
+#[derive(Debug)]
+pub(super) struct Plain {
+    convs: Vec<ConvBlock>,
+    average_to: Option<i64>,
+    fcs: Vec<FcBlock>,
+    dropout: f64,
+}
+
+impl Plain {
+    /// `side` is [`Table::last_side`] of the images that the linear layers are for.
+    pub(super) fn new(table: &Table, channels: i64, side: i64, dropout: f64, builder: &mut Builder) -> Result<Self> {
+        let mut convs = Vec::with_capacity(table.convs.len());
+        let (mut inputs, mut place) = (channels, 0);
+        for &row in table.convs {
+            let ConvRow { outputs, kernel, stride, padding, .. } = row;
+            let shape = ConvShape { inputs, outputs, kernel, stride, padding, bias: true };
+            let conv = builder.conv(&format!("features.{place}"), shape)?;
+            let norm = builder.batch_norm(&format!("features.{}", place + 1), outputs)?;
+            convs.push(ConvBlock { row, conv, norm });
+            inputs = outputs;
+            place += 3 + i64::from(row.pool.is_some());
+        }
+
+        let side = table.average_to.unwrap_or(side);
+        let mut fcs = Vec::with_capacity(table.fcs.len());
+        (inputs, place) = (inputs * side * side, 0);
+        for &row in table.fcs {
+            place += i64::from(row.dropout);
+            let linear = builder.linear(&format!("classifier.{place}"), inputs, row.outputs)?;
+            fcs.push(FcBlock { row, linear });
+            inputs = row.outputs;
+            place += 2;
+        }
+        Ok(Self { convs, average_to: table.average_to, fcs, dropout })
+    }
+
+    /// Runs to the end, or to the activations (after ReLU, before pooling) of the layer called `until`.
+    pub(super) fn forward(&self, images: &Tensor, pass: Pass, until: Option<&str>) -> Result<Tensor> {
+        let mut x = images.shallow_clone();
+        for block in &self.convs {
+            x = block.norm.forward(&block.conv.forward(&x, pass)?, pass)?.f_relu()?;
+            if until == Some(block.row.name) {
+                return Ok(x);
+            }
+            if let Some(Pool { kernel, stride, padding }) = block.row.pool {
+                x = x.f_max_pool2d([kernel; 2], [stride; 2], [padding; 2], [1, 1], false)?;
+            }
+        }
+        if let Some(side) = self.average_to {
+            x = x.f_adaptive_avg_pool2d([side; 2])?;
+        }
+        x = x.f_flatten(1, -1)?;
+        self.check_width(&x, images)?;
+
+        let last = self.fcs.len() - 1;
+        for (position, block) in self.fcs.iter().enumerate() {
+            if block.row.dropout {
+                x = x.f_dropout(self.dropout, pass.trains())?;
+            }
+            x = block.linear.forward(&x, pass.kind())?;
+            if until == Some(block.row.name) {
+                return Ok(x.f_relu()?);
+            }
+            if position < last {
+                x = x.f_relu()?;
+            }
+        }
+        Ok(x)
+    }
+
+    /// Linear layers fit one size of image: says so instead of a product of matrices that does not fit.
+    fn check_width(&self, flat: &Tensor, images: &Tensor) -> Result<()> {
+        let (found, expected) = (flat.size()[1], self.fcs[0].linear.weight.size()[1]);
+        if found == expected {
+            return Ok(());
+        }
+        let shape = images.size();
+        let what = format!(
+            "images of {} x {} pixels give {found} values to {}, which takes {expected}",
+            shape[2], shape[3], self.fcs[0].row.name
+        );
+        Err(Error::usage(what).with_hint("set views.size to the size that the network was built for"))
+    }
+
+    /// Width of the features.
+    pub(super) fn feature_dim(&self) -> i64 {
+        self.fcs[self.fcs.len() - 1].row.outputs
+    }
+
+    /// Names that `until` takes, from the image up.
+    pub(super) fn layers(&self) -> Vec<&'static str> {
+        let convs = self.convs.iter().map(|block| block.row.name);
+        convs.chain(self.fcs.iter().map(|block| block.row.name)).collect()
+    }
+}

@@ -1,0 +1,185 @@
+//! One record, many listeners.
+//!
+//! In: what the trainer says of a run, as [`Record`]s. Out: lines of `metrics.jsonl`, TensorBoard event files, a bar or
+//! plain lines on standard error, and a closing [`Summary`]. Beside the records, the [`Heartbeat`] tells what a run waits
+//! for when it stands still, and the [`CollapseWatch`] judges its labels. What can go wrong: the disk.
+
+mod collapse;
+pub mod console;
+mod heartbeat;
+mod metrics;
+mod summary;
+mod tensorboard;
+
+pub use crate::train::record::*;
+pub use collapse::{Collapse, CollapseWatch};
+pub use console::LogWriter;
+pub use heartbeat::{Activity, Heartbeat, Stage};
+pub use summary::{Stages, Summary};
+pub use tensorboard::Histogram;
+
+use crate::config::Plan;
+use crate::error::Result;
+
+use console::Console;
+use image::RgbImage;
+use metrics::Metrics;
+use std::path::Path;
+use std::time::Instant;
+use tensorboard::EventFile;
+
+/// Bins of a histogram in TensorBoard.
+const BINS: usize = 30;
+
+/// Hands each record to every listener. The trainer owns it.
+#[derive(Debug)]
+pub struct Observer {
+    metrics: Metrics,
+    events: Option<EventFile>,
+    console: Console,
+    summary: Summary,
+    batch_size: usize,
+    started: Instant,
+}
+
+impl Observer {
+    /// Opens the listeners of the run in `run_dir`, which exists.
+    ///
+    /// `resume_step` is the step that the run goes on from, if it does: later records of an earlier session are
+    /// forgotten. `bar` asks for a bar on standard error, which must be a terminal.
+    pub fn open(run_dir: &Path, plan: &Plan, resume_step: Option<u64>, bar: bool) -> Result<Self> {
+        let done = resume_step.unwrap_or(0);
+        let first_step = resume_step.map_or(0, |step| step + 1);
+        let events = match plan.observe.tensorboard {
+            true => Some(EventFile::create(&run_dir.join("tensorboard"), first_step)?),
+            false => None,
+        };
+        let total_steps = (plan.train.steps > 0).then_some(plan.train.steps);
+        Ok(Self {
+            metrics: Metrics::open(&run_dir.join("metrics.jsonl"), resume_step)?,
+            events,
+            console: Console::new(total_steps, done, bar),
+            summary: Summary::from_step(done),
+            batch_size: plan.train.batch_size,
+            started: Instant::now(),
+        })
+    }
+
+    /// Tells every listener.
+    pub fn record(&mut self, record: &Record) -> Result<()> {
+        self.summary.add(record, self.batch_size);
+        self.console.record(record);
+        self.metrics.append(record)?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        match record {
+            Record::Step(step) => step_events(events, step),
+            Record::Cycle(cycle) => cycle_events(events, cycle),
+            Record::Snapshot(snapshot) => {
+                let bytes = snapshot.bytes as f64;
+                events.scalars(snapshot.step, &[("snapshot/bytes", bytes), ("snapshot/seconds", snapshot.seconds)])
+            }
+            Record::Alarm(alarm) => events.scalars(alarm.step, &[(&format!("alarm/{}", alarm.alarm), 1.0)]),
+        }
+    }
+
+    /// Shows how far something is that makes no records.
+    pub fn note(&mut self, text: &str) {
+        self.console.note(text);
+    }
+
+    /// Shows a picture in TensorBoard.
+    pub fn image(&mut self, step: u64, tag: &str, picture: &RgbImage) -> Result<()> {
+        self.events.as_mut().map_or(Ok(()), |events| events.image(step, tag, picture))
+    }
+
+    /// Shows the distribution of `values` in TensorBoard.
+    pub fn histogram(&mut self, step: u64, tag: &str, values: &[f64]) -> Result<()> {
+        let (Some(events), Some(histogram)) = (&mut self.events, Histogram::of(values, BINS)) else { return Ok(()) };
+        events.histogram(step, tag, &histogram)
+    }
+
+    /// What this session has done so far.
+    pub fn summary(&self) -> Summary {
+        Summary { wall: self.started.elapsed(), ..self.summary.clone() }
+    }
+}
+
+fn step_events(events: &mut EventFile, record: &StepRecord) -> Result<()> {
+    let lost: u64 = record.losses.values().sum();
+    let values = [
+        ("train/loss", record.loss),
+        ("train/lr", record.lr),
+        ("labels/entropy", record.label_entropy),
+        ("labels/largest_share", record.largest_share),
+        ("speed/images_per_s", record.images_per_s),
+        ("speed/wait_data_s", record.wait_data_s),
+        ("speed/assign_s", record.assign_s),
+        ("speed/train_s", record.train_s),
+        ("stream/pass", record.pass as f64),
+        ("stream/lost", lost as f64),
+    ];
+    events.scalars(record.step, &values)
+}
+
+fn cycle_events(events: &mut EventFile, record: &CycleRecord) -> Result<()> {
+    let mut values = vec![
+        ("cycle/objective", record.objective),
+        ("cycle/empty", record.empty as f64),
+        ("cycle/largest_share", record.largest_share),
+        ("cycle/entropy", record.entropy),
+        ("cycle/bank_age", record.bank_age),
+        ("cycle/seconds", record.seconds),
+    ];
+    let measured =
+        [("nmi_prev", record.nmi_prev), ("nmi_labels", record.nmi_labels), ("reassigned", record.reassigned)];
+    let measured = measured.map(|(name, value)| (format!("cycle/{name}"), value));
+    values.extend(measured.iter().filter_map(|(name, value)| Some((name.as_str(), (*value)?))));
+    events.scalars(record.step, &values)?;
+
+    let sizes: Vec<f64> = record.sizes.iter().map(|size| *size as f64).collect();
+    match Histogram::of(&sizes, BINS) {
+        Some(histogram) => events.histogram(record.step, "cycle/sizes", &histogram),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn every_listener_hears_of_a_cycle() -> Result<()> {
+        let run = tempfile::tempdir().expect("a temporary folder");
+        let mut observer = Observer::open(run.path(), &Plan::default(), None, false)?;
+        let record = Record::Cycle(CycleRecord {
+            step: 150,
+            cycle: 1,
+            rows: 6,
+            objective: 0.5,
+            nmi_prev: None,
+            nmi_labels: Some(0.4),
+            reassigned: None,
+            empty: 0,
+            largest_share: 0.5,
+            entropy: 1.0,
+            sizes: vec![3, 2, 1],
+            bank_age: 10.0,
+            iterations: 20,
+            seconds: 1.5,
+        });
+        observer.record(&record)?;
+
+        let line = fs::read_to_string(run.path().join("metrics.jsonl")).expect("metrics");
+        assert!(line.starts_with(r#"{"kind":"cycle","step":150,"#), "{line}");
+        assert_eq!(serde_json::from_str::<Record>(&line).expect("a record"), record);
+        let events = fs::read_dir(run.path().join("tensorboard")).expect("event files").next();
+        let events = fs::read(events.expect("one file").expect("readable").path()).expect("events");
+        for tag in ["cycle/nmi_labels", "cycle/sizes"] {
+            assert!(events.windows(tag.len()).any(|bytes| bytes == tag.as_bytes()), "{tag}");
+        }
+        assert!(!events.windows(14).any(|bytes| bytes == b"cycle/nmi_prev"));
+        assert_eq!(observer.summary().cycles, 1);
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! The left half of the drawing, joined: a shard list in, batches out.
+//!
+//! tokio drives the stream of samples, which waits in one bounded channel for the decoding thread; decoded batches wait in
+//! another. A panic in either stage arrives here as an error that names the stage. Dropping a feed stops both.
+
+use super::guard::{guard, stage_error};
+use super::stop::Stop;
+use crate::batch::{Batch, Filling, Ring, RingPlan, fill};
+use crate::config::Plan;
+use crate::decode::{Decoded, Decoder};
+use crate::error::{Error, Result};
+use crate::ingest::{self, Cursor, Passes, Progress, RawSample};
+use crate::shards::{Ledger, Loss, ShardList, Trouble};
+use crate::torch::device::Placement;
+use crate::train::upload::IN_FLIGHT;
+use futures_util::{FutureExt, Stream, StreamExt};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tch::Device;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+/// Batches that wait for the trainer.
+const WAITING: usize = 1;
+/// How often a waiting trainer looks whether somebody asked to stop.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What a feed is to give.
+#[derive(Clone, Debug)]
+pub struct FeedPlan {
+    /// Once in list order, or without end.
+    pub passes: Passes,
+    /// Where the stream starts.
+    pub start: Cursor,
+    /// Photographs a batch.
+    pub batch_size: usize,
+    /// Train views beside the center views.
+    pub train_views: bool,
+    /// Batches that the trainer holds at once.
+    pub held: usize,
+}
+
+/// A running feed.
+#[derive(Debug)]
+pub struct Feed {
+    batches: Receiver<Result<Batch>>,
+    ring: Ring,
+    ingest: tokio::task::JoinHandle<()>,
+    decode: Option<JoinHandle<()>>,
+    progress: Arc<Progress>,
+}
+
+/// What came of waiting for a batch.
+#[derive(Debug)]
+pub enum Next {
+    /// A batch.
+    Batch(Box<Batch>),
+    /// A finite stream has ended.
+    End,
+    /// Somebody asked to stop.
+    Stopped,
+}
+
+impl Feed {
+    /// Starts the stages left of the trainer on `runtime`.
+    pub fn open(
+        runtime: &Handle,
+        plan: &Plan,
+        placement: &Placement,
+        list: ShardList,
+        ledger: &Arc<Ledger>,
+        feed: FeedPlan,
+    ) -> Result<Self> {
+        let ring = Ring::new(RingPlan {
+            slots: feed.held + WAITING + IN_FLIGHT + 1,
+            rows: feed.batch_size,
+            size: plan.views.size,
+            center: true,
+            train: feed.train_views,
+            pinned: placement.device != Device::Cpu,
+        })?;
+        let progress = Arc::new(Progress::default());
+        let (for_stream, seen) = (Arc::clone(ledger), Arc::clone(&progress));
+        let stream = ingest::stream(list, &plan.stream, feed.passes, feed.start, for_stream, seen);
+        let (give_sample, samples) = mpsc::channel(feed.batch_size.min(64));
+        let (give_batch, batches) = sync_channel(WAITING);
+        let ingest = runtime.spawn(run_ingest(stream, give_sample));
+        let filling = Filling {
+            ring: ring.clone(),
+            decoder: Decoder::new(&plan.views, &plan.stream),
+            threads: placement.decode_threads,
+        };
+        let ledger = Arc::clone(ledger);
+        let decode = thread::Builder::new()
+            .name("batches".into())
+            .spawn(move || run_decode(filling, samples, &ledger, &give_batch))
+            .map_err(|error| Error::device(format!("cannot start the decoding thread: {error}")))?;
+        Ok(Self { batches, ring, ingest, decode: Some(decode), progress })
+    }
+
+    /// Waits for the next batch, or for somebody to ask for a stop.
+    pub fn next(&mut self, stop: &Stop) -> Result<Next> {
+        loop {
+            if stop.is_requested() {
+                return Ok(Next::Stopped);
+            }
+            match self.batches.recv_timeout(PATIENCE) {
+                Ok(batch) => return batch.map(|batch| Next::Batch(Box::new(batch))),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(Next::End),
+            }
+        }
+    }
+
+    /// Counters of the stream, for whoever watches.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.ingest.abort();
+        self.ring.close();
+        // The decoding thread may wait for room in the channel: take what is there until it hangs up.
+        while self.batches.recv().is_ok() {}
+        if let Some(decode) = self.decode.take() {
+            let _ = decode.join(); // a panic has been passed on as an error already
+        }
+    }
+}
+
+async fn run_ingest(stream: impl Stream<Item = Result<RawSample>>, out: mpsc::Sender<Result<RawSample>>) {
+    let pass_on = async {
+        let mut samples = std::pin::pin!(stream);
+        while let Some(sample) = samples.next().await {
+            if out.send(sample).await.is_err() {
+                return;
+            }
+        }
+    };
+    if let Err(panic) = AssertUnwindSafe(pass_on).catch_unwind().await {
+        let _ = out.send(Err(stage_error("ingest", &*panic))).await;
+    }
+}
+
+fn run_decode(
+    filling: Filling,
+    samples: mpsc::Receiver<Result<RawSample>>,
+    ledger: &Ledger,
+    out: &SyncSender<Result<Batch>>,
+) {
+    let note = |sample: &RawSample, outcome: &Result<Decoded, Trouble>| note(ledger, sample, outcome);
+    if let Err(error) = guard("decode", || fill(filling, samples, note, out)) {
+        let _ = out.send(Err(error)); // a trainer that has gone needs no errors
+    }
+}
+
+/// Tells the ledger what became of a sample.
+fn note(ledger: &Ledger, sample: &RawSample, outcome: &Result<Decoded, Trouble>) -> Result<()> {
+    match outcome {
+        Ok(decoded) => {
+            for notice in decoded.notices() {
+                ledger.notice(notice, 1);
+            }
+        }
+        Err(rejected) => ledger.lose(Loss {
+            pass: sample.meta.pass,
+            shard: sample.meta.shard.to_string(),
+            key: Some(sample.meta.key.clone()),
+            offset: sample.meta.offset,
+            reason: rejected.reason,
+            detail: rejected.detail.clone(),
+        }),
+    }
+    ledger.check()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_the_stream_arrives_as_an_error_that_names_it() {
+        let runtime = super::super::start_runtime().expect("threads");
+        let (give, mut take) = mpsc::channel(1);
+        let broken =
+            futures_util::stream::poll_fn(|_| -> std::task::Poll<Option<Result<RawSample>>> { panic!("no sample") });
+        runtime.spawn(run_ingest(broken, give));
+        let error = take.blocking_recv().expect("an answer").expect_err("it panicked");
+        assert_eq!(error.to_string(), "the ingest stage failed: no sample");
+        assert!(take.blocking_recv().is_none(), "the stage has ended");
+    }
+}

@@ -1,0 +1,362 @@
+//! The whole drawing, joined: shards → ingest → decode → batch → train ⇄ cluster, with snapshots and observers beside.
+//!
+//! [`pretrain`] opens or resumes a run and then loops over one question at a time: asked to stop? done? a cycle due? a
+//! snapshot due? else train on the next block. The trainer runs on the calling thread; everything left of it runs in
+//! [`feed::Feed`].
+//!
+//! What can go wrong: everything that a stage reports; the first error ends the run, and what the last snapshot holds is
+//! kept.
+
+pub mod encode;
+pub mod feed;
+pub mod find;
+mod guard;
+pub mod run_folder;
+pub mod stop;
+
+use crate::config::{Plan, Refresh};
+use crate::error::{Error, Result};
+use crate::ingest::{Cursor, Passes, Progress};
+use crate::observe::console::say;
+use crate::observe::{Activity, CollapseWatch, Heartbeat, Observer, Stage, Summary};
+use crate::shards::{Ledger, ShardList};
+use crate::snapshot::Store;
+use crate::torch::device::{Placement, place, set_threads};
+use crate::train::Trainer;
+use crate::train::record::{AlarmRecord, Record, SnapshotRecord};
+use crate::train::upload::{DeviceBatch, Uploader};
+use feed::{Feed, FeedPlan, Next};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use stop::Stop;
+use tokio::runtime::Runtime;
+
+/// Starts the run in `folder`, or goes on with the one that is there, until it is done or asked to stop.
+///
+/// `bar` shows a progress bar where stderr is a terminal.
+///
+/// # Errors
+/// [`Error::Interrupted`] after Ctrl-C or SIGTERM, with the snapshot that was written.
+pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
+    let store = Store::open(folder, &plan.snapshot)?;
+    run_folder::settle_plan(plan, folder)?;
+    let placement = place(&plan.device)?;
+    set_threads(&placement);
+    tracing::info!("device {:?}: {}", placement.device, placement.reason);
+    let list = ShardList::parse(&plan.stream.shards)?;
+    let runtime = start_runtime()?;
+    let stop = Stop::default();
+    stop.on_signals(runtime.handle())?;
+
+    let ledger = Arc::new(Ledger::open(&folder.join("ledger.jsonl"), &plan.stream)?);
+    let mut trainer = Trainer::new(plan, &placement)?;
+    let resumed = match store.latest()? {
+        Some(snapshot) => Some(trainer.restore(&snapshot.path)?),
+        None => None,
+    };
+    let resume_step = resumed.is_some().then(|| trainer.progress().step);
+    let mut observer = Observer::open(folder, plan, resume_step, bar)?;
+    if let Some(step) = resume_step {
+        tracing::info!("{} goes on at step {step}", folder.display());
+    }
+    let cursor = resumed.unwrap_or_default();
+    let feed_plan = FeedPlan {
+        passes: Passes::Endless,
+        start: cursor.clone(),
+        batch_size: plan.train.batch_size,
+        train_views: true,
+        held: trainer.block_len(),
+    };
+    let feed = Feed::open(runtime.handle(), plan, &placement, list.clone(), &ledger, feed_plan)?;
+    let activity = Arc::new(Activity::default());
+    let _heartbeat = Heartbeat::start(Arc::clone(&activity), describer(feed.progress()), say)
+        .map_err(|error| Error::device(format!("cannot start the watching thread: {error}")))?;
+    let started_at = trainer.progress().step;
+    let mut run = Run {
+        uploader: Uploader::new(placement.device),
+        collapse: CollapseWatch::new(plan.train.batch_size, plan.cluster.every_steps, plan.observe.collapse_share),
+        folder: folder.to_path_buf(),
+        snapshot_step: started_at,
+        snapshot_time: Instant::now(),
+        plan,
+        placement: &placement,
+        list,
+        runtime: &runtime,
+        stop,
+        ledger,
+        trainer,
+        store,
+        feed,
+        activity,
+        cursor,
+        observer: &mut observer,
+    };
+    let outcome = guard::guard("train", || run.go());
+    let last = run.last_snapshot();
+    drop(run);
+    match outcome {
+        Ok(()) => Ok(observer.summary()),
+        Err(error @ Error::Interrupted { .. }) => {
+            say(&observer.summary().to_string());
+            Err(error)
+        }
+        Err(error) => Err(name_last_snapshot(error, last)),
+    }
+}
+
+/// tokio moves bytes only: two threads are enough.
+pub fn start_runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("bytes")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::device(format!("cannot start the I/O threads: {error}")))
+}
+
+fn name_last_snapshot(error: Error, last: Option<PathBuf>) -> Error {
+    let Some(path) = last else { return error };
+    let kept = format!("the last good snapshot is {}", path.display());
+    let hint = error.hint().map_or_else(|| kept.clone(), |hint| format!("{hint}; {kept}"));
+    error.with_hint(hint)
+}
+
+/// What the stream says of itself while the trainer waits for it.
+fn describer(progress: Arc<Progress>) -> impl Fn() -> String + Send + 'static {
+    move || {
+        let open = progress.open().len();
+        match progress.waiting() {
+            Some(waiting) => format!(
+                "{} is {} for {:.0} s, {open} shards open",
+                waiting.shard,
+                waiting.activity.name(),
+                waiting.time.as_secs_f64()
+            ),
+            None => format!("samples wait for the decoders, {open} shards open"),
+        }
+    }
+}
+
+fn losses_by_name(ledger: &Ledger) -> BTreeMap<String, u64> {
+    ledger.losses().into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+}
+
+/// A run in flight.
+struct Run<'a> {
+    plan: &'a Plan,
+    placement: &'a Placement,
+    folder: PathBuf,
+    list: ShardList,
+    runtime: &'a Runtime,
+    stop: Stop,
+    ledger: Arc<Ledger>,
+    trainer: Trainer,
+    store: Store,
+    feed: Feed,
+    uploader: Uploader,
+    activity: Arc<Activity>,
+    collapse: CollapseWatch,
+    observer: &'a mut Observer,
+    /// The position in the stream after the last sample that the trainer took.
+    cursor: Cursor,
+    snapshot_step: u64,
+    snapshot_time: Instant,
+}
+
+impl Run<'_> {
+    fn go(&mut self) -> Result<()> {
+        loop {
+            if self.is_done() {
+                self.record_steps()?;
+                self.snapshot()?;
+                return Ok(());
+            }
+            if self.trainer.cycle_due(None) && !self.cluster(self.trainer.progress().pass)? {
+                return self.leave();
+            }
+            if self.snapshot_due() {
+                self.snapshot()?;
+            }
+            let Some(block) = self.next_block()? else { return self.leave() };
+            let pass = block.iter().flat_map(|batch| &batch.samples).map(|sample| sample.pass).max();
+            if self.trainer.cycle_due(pass) && !self.cluster(pass.unwrap_or(0))? {
+                return self.leave();
+            }
+            self.take(block)?;
+        }
+    }
+
+    /// Keeps everything, and says that somebody asked to stop.
+    fn leave(&mut self) -> Result<()> {
+        Err(Error::Interrupted { snapshot: Some(self.snapshot()?) })
+    }
+
+    fn is_done(&self) -> bool {
+        self.plan.train.steps > 0 && self.trainer.progress().step >= self.plan.train.steps
+    }
+
+    /// The batches of the next block on the device; `None` once somebody asked to stop.
+    fn next_block(&mut self) -> Result<Option<Vec<DeviceBatch>>> {
+        self.activity.enter(Stage::Wait, "");
+        let started = Instant::now();
+        let filling = self.trainer.clustering().is_none();
+        let wanted = if filling { 1 } else { self.trainer.block_len() };
+        let mut block = Vec::with_capacity(wanted);
+        while block.len() < wanted {
+            match self.feed.next(&self.stop)? {
+                Next::Batch(batch) => block.push(self.uploader.upload(*batch)?),
+                Next::Stopped => return Ok(None),
+                Next::End => return Err(Error::data("the endless stream of samples has ended")),
+            }
+        }
+        self.trainer.interval_mut().times.wait += started.elapsed();
+        Ok(Some(block))
+    }
+
+    /// Gives a block to the trainer: for the bank before the first clustering, to train on after it.
+    fn take(&mut self, block: Vec<DeviceBatch>) -> Result<()> {
+        let before = self.trainer.progress().step;
+        if self.trainer.clustering().is_none() {
+            self.activity.enter(Stage::Assign, "for the bank");
+            for batch in &block {
+                self.trainer.fill(batch)?;
+            }
+            let (rows, capacity) = (self.trainer.bank().len(), self.plan.bank.capacity);
+            self.observer.note(&format!("filling the bank for the first clustering: {rows} of {capacity} rows"));
+        } else {
+            self.activity.enter(Stage::Train, "");
+            self.trainer.train(&block)?;
+        }
+        if let Some(batch) = block.last() {
+            self.cursor = batch.cursor.clone();
+        }
+        drop(block);
+        self.activity.tick();
+        let every = self.plan.observe.every_steps.max(1);
+        if self.trainer.progress().step / every > before / every {
+            self.record_steps()?;
+        }
+        Ok(())
+    }
+
+    fn record_steps(&mut self) -> Result<()> {
+        if self.trainer.progress().steps == 0 && self.trainer.interval_mut().is_empty() {
+            return Ok(());
+        }
+        let (record, labels) = self.trainer.close_interval(losses_by_name(&self.ledger))?;
+        let step = record.step;
+        self.observer.record(&Record::Step(record))?;
+        let Some(collapse) = self.collapse.labels(labels.iter().map(|label| *label as u32)) else { return Ok(()) };
+        let message = collapse.message();
+        self.observer.record(&Record::Alarm(AlarmRecord {
+            step,
+            alarm: "collapse".into(),
+            message: message.clone(),
+        }))?;
+        if self.plan.observe.collapse_stop {
+            return Err(Error::data(message).with_hint("observe.collapse_stop = false goes on all the same"));
+        }
+        Ok(())
+    }
+
+    /// One cycle. `false` if somebody asked to stop before its end.
+    fn cluster(&mut self, next_pass: u64) -> Result<bool> {
+        self.activity.enter(Stage::Cluster, "");
+        let complete = match self.plan.cluster.refresh {
+            Refresh::Refill => self.refill()?,
+            Refresh::Rolling => true,
+            Refresh::Full => self.encode_list()?,
+        };
+        if !complete {
+            return Ok(false);
+        }
+        self.activity.enter(Stage::Cluster, format!("{} rows into {}", self.trainer.bank().len(), self.plan.cluster.k));
+        let (record, found) = self.trainer.cluster(next_pass)?;
+        found.write(&run_folder::clusters(&self.folder)?.join(format!("step-{:09}.arrow", record.step)))?;
+        self.collapse.clustered(&record.sizes);
+        self.observer.record(&Record::Cycle(record))?;
+        Ok(true)
+    }
+
+    /// Encodes the next `bank.capacity` samples of the stream with the student. `false` if somebody asked to stop before
+    /// its end; the stream then goes on from where it was.
+    fn refill(&mut self) -> Result<bool> {
+        let mut cursor = self.cursor.clone();
+        let mut taken = 0;
+        self.trainer.begin_refresh();
+        while taken < self.plan.bank.capacity {
+            let batch = match self.feed.next(&self.stop)? {
+                Next::Batch(batch) => self.uploader.upload(*batch)?,
+                Next::Stopped => return Ok(false),
+                Next::End => return Err(Error::data("the endless stream of samples has ended")),
+            };
+            self.trainer.refill(&batch)?;
+            taken += batch.samples.len();
+            cursor = batch.cursor.clone();
+            self.show_encoding(taken);
+        }
+        self.cursor = cursor;
+        Ok(true)
+    }
+
+    fn show_encoding(&mut self, images: usize) {
+        let text = format!("encoding for the clustering: {images} of {} images", self.plan.bank.capacity);
+        self.observer.note(&text);
+        self.activity.enter(Stage::Cluster, text);
+        self.activity.tick();
+    }
+
+    /// Encodes every sample of the list, once, with the student. `false` if somebody asked to stop before its end.
+    fn encode_list(&mut self) -> Result<bool> {
+        let feed_plan = FeedPlan {
+            passes: Passes::Once,
+            start: Cursor::default(),
+            batch_size: self.plan.train.batch_size,
+            train_views: false,
+            held: 1,
+        };
+        let mut feed =
+            Feed::open(self.runtime.handle(), self.plan, self.placement, self.list.clone(), &self.ledger, feed_plan)?;
+        let mut uploader = Uploader::new(self.placement.device);
+        self.trainer.begin_refresh();
+        loop {
+            let batch = match feed.next(&self.stop)? {
+                Next::Batch(batch) => uploader.upload(*batch)?,
+                Next::End => return Ok(true),
+                Next::Stopped => return Ok(false),
+            };
+            self.trainer.refresh(&batch)?;
+            self.show_encoding(self.trainer.bank().len());
+        }
+    }
+
+    fn snapshot_due(&self) -> bool {
+        let plan = &self.plan.snapshot;
+        let step = self.trainer.progress().step;
+        let by_steps = plan.every_steps > 0 && step / plan.every_steps > self.snapshot_step / plan.every_steps;
+        let age = self.snapshot_time.elapsed();
+        let by_time = plan.every_minutes > 0.0 && age > Duration::from_secs_f64(plan.every_minutes * 60.0);
+        step > self.snapshot_step && (by_steps || by_time)
+    }
+
+    fn snapshot(&mut self) -> Result<PathBuf> {
+        self.activity.enter(Stage::Snapshot, "");
+        let started = Instant::now();
+        let step = self.trainer.progress().step;
+        let (trainer, cursor) = (&mut self.trainer, &self.cursor);
+        let info = self.store.write(step, serde_json::Value::Null, |folder| trainer.save(folder, cursor))?;
+        self.snapshot_step = step;
+        self.snapshot_time = Instant::now();
+        self.trainer.interval_mut().skip(started.elapsed());
+        let seconds = started.elapsed().as_secs_f64();
+        let record = SnapshotRecord { step, path: info.relative, bytes: info.bytes, seconds };
+        self.observer.record(&Record::Snapshot(record))?;
+        Ok(info.path)
+    }
+
+    fn last_snapshot(&self) -> Option<PathBuf> {
+        self.store.latest().ok().flatten().map(|snapshot| snapshot.path)
+    }
+}

@@ -1,0 +1,28 @@
+//! The folder of a run, apart from its snapshots: the resolved pipeline file and the assignments of each cycle.
+
+use crate::config::Plan;
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Saves the resolved plan as `pipeline.toml`; in the folder of an earlier session, checks first that the run can go on
+/// with it.
+///
+/// # Errors
+/// Keys that differ from the earlier session's, where a run cannot change them.
+pub fn settle_plan(plan: &Plan, folder: &Path) -> Result<()> {
+    let path = folder.join("pipeline.toml");
+    if path.is_file() {
+        Plan::load(&path, &[])?.ensure_run_can_go_on(plan, folder)?;
+    }
+    let aside = folder.join(".pipeline.toml.tmp");
+    fs::write(&aside, plan.to_toml()?).map_err(|error| Error::file("write", &aside, &error))?;
+    fs::rename(&aside, &path).map_err(|error| Error::file("write", &path, &error))
+}
+
+/// The folder of the assignments of each cycle, made if it is not there.
+pub fn clusters(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("clusters");
+    fs::create_dir_all(&path).map_err(|error| Error::file("create", &path, &error))?;
+    Ok(path)
+}

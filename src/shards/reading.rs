@@ -1,0 +1,91 @@
+//! One shard while it is read: what it waits for, how much has come, and whether anybody still wants it.
+//!
+//! The threads and tasks that read a shard share one [`Reading`] with whoever asked for it. The reader tells its activity, the
+//! operator's view shows it, and [`Reading::stop`] ends every wait of the reader, wherever it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use tokio::sync::watch;
+
+/// What a reader is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Activity {
+    /// Opening the file, or waiting for the server's answer.
+    Opening,
+    /// Waiting before another attempt at a server that failed.
+    Retrying,
+    /// Waiting for bytes, or working on them.
+    Reading,
+    /// Ahead of its consumer: waiting for room.
+    Ahead,
+    /// At the end of the shard.
+    Done,
+}
+
+impl Activity {
+    /// In words, as part of "shard X is ...".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Retrying => "waiting to try again",
+            Self::Reading => "reading",
+            Self::Ahead => "ahead",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// The shared state of one shard that is being read.
+#[derive(Debug)]
+pub struct Reading {
+    /// The shard's name.
+    pub shard: Arc<str>,
+    activity: AtomicU8,
+    bytes: AtomicU64,
+    stopped: watch::Sender<bool>,
+}
+
+impl Reading {
+    /// Before the first byte.
+    pub fn new(shard: Arc<str>) -> Arc<Self> {
+        let activity = AtomicU8::new(Activity::Opening as u8);
+        Arc::new(Self { shard, activity, bytes: AtomicU64::new(0), stopped: watch::Sender::new(false) })
+    }
+
+    /// What the reader is doing.
+    pub fn activity(&self) -> Activity {
+        let all = [Activity::Opening, Activity::Retrying, Activity::Reading, Activity::Ahead, Activity::Done];
+        all[usize::from(self.activity.load(Ordering::Relaxed)).min(all.len() - 1)]
+    }
+
+    /// Bytes that came from the file or the server, still compressed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Tells the reader to end as soon as it can.
+    pub fn stop(&self) {
+        self.stopped.send_replace(true);
+    }
+
+    /// Whether [`Reading::stop`] was called.
+    pub fn is_stopped(&self) -> bool {
+        *self.stopped.borrow()
+    }
+
+    /// Waits for [`Reading::stop`].
+    pub async fn stopped(&self) {
+        let mut receiver = self.stopped.subscribe();
+        // the sender lives as long as `self`, so that the wait ends only by a stop
+        let _ = receiver.wait_for(|&stopped| stopped).await;
+    }
+
+    pub(crate) fn set(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_bytes(&self, count: usize) {
+        self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}

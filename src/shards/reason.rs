@@ -1,0 +1,119 @@
+//! Why something was lost, and what was done to things that were kept: the vocabulary of the ledger.
+//!
+//! A [`Reason`] names a loss: a shard, a member or a sample that does not reach training. A [`Notice`] names something
+//! odd about a sample that does reach it. Both are closed sets, shared by reading and decoding, so that counts by reason
+//! add up across the stages. A [`Trouble`] is a reason with the particulars, before anybody knows which pass it befell.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! vocabulary {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+ }
+
+        impl $name {
+            /// All of them, in the order of the path through the program.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// As it stands in the ledger and in metrics.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+vocabulary! {
+    /// Why a shard, a member or a sample was lost.
+    Reason {
+        /// No connection to the server of the shard, after every retry.
+        Unreachable = "unreachable",
+        /// No such file; HTTP 404 or 410.
+        NotFound = "not_found",
+        /// HTTP 401 or 403; a file without permission to read.
+        Forbidden = "forbidden",
+        /// Another HTTP status than success.
+        HttpStatus = "http_status",
+        /// The operating system cannot read the file.
+        Unreadable = "unreadable",
+        /// The first bytes are of no tar, gzip or zstd: an HTML page, for instance.
+        NotAnArchive = "not_an_archive",
+        /// A whole archive without a single sample.
+        EmptyShard = "empty_shard",
+        /// The archive ends without its end marker, or in the middle of a header or of data.
+        TruncatedShard = "truncated_shard",
+        /// The connection broke in the middle of the shard.
+        ConnectionLost = "connection_lost",
+        /// gzip or zstd found its own data damaged.
+        CorruptCompression = "corrupt_compression",
+        /// The shard is not what it was when the cursor was written.
+        ShardChanged = "shard_changed",
+        /// Bytes after the end marker: two archives joined, for instance. They are not read.
+        TrailingData = "trailing_data",
+        /// Blocks where a member's header should be, skipped up to the next header.
+        GarbledHeader = "garbled_header",
+        /// A member larger than `stream.max_member_mib`.
+        MemberTooLarge = "member_too_large",
+        /// A sample without an image.
+        NoImage = "no_image",
+        /// An image of zero bytes.
+        EmptyImage = "empty_image",
+        /// The bytes are of no image: an HTML page, for instance.
+        NotAnImage = "not_an_image",
+        /// An image in a format or variant that is not decoded.
+        UnsupportedFormat = "unsupported_format",
+        /// An image larger than `stream.max_megapixels`, by its header.
+        TooManyPixels = "too_many_pixels",
+        /// The decoder gave up.
+        DecodeFailed = "decode_failed",
+    }
+}
+
+vocabulary! {
+    /// What was odd about a sample that was kept. Counted, never written line by line.
+    Notice {
+        /// A second member with the same extension in one sample: the first is kept.
+        RepeatedExtension = "repeated_extension",
+        /// A `.cls` member that is no integer: the sample goes without a class.
+        BadClass = "bad_class",
+        /// The list could not be read again at the end of a pass: the old one is kept.
+        StaleList = "stale_list",
+        /// An image cut short: the rows that came are kept, the rest is gray.
+        TruncatedPixels = "truncated_pixels",
+        /// Pixels turned upright by their EXIF orientation.
+        Rotated = "rotated",
+        /// CMYK, 16-bit, palette, alpha or gray pixels turned into 8-bit RGB.
+        Converted = "converted",
+    }
+}
+
+/// A reason with its particulars: what a reader reports to whoever keeps the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What kind of loss.
+    pub reason: Reason,
+    /// In words, for the operator. Never holds credentials.
+    pub detail: String,
+}
+
+impl Trouble {
+    /// A reason with its particulars.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.reason, self.detail)
+    }
+}
+
+impl std::error::Error for Trouble {}

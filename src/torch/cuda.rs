@@ -1,0 +1,142 @@
+//! CUDA, opened at run time: one binary serves machines with and without it.
+//!
+//! The program links only `libtorch_cpu`. [`open`] loads `libtorch_cuda.so` into the global scope, which registers CUDA
+//! with libtorch; it must come before the first question about CUDA, since libtorch remembers the answer. What the
+//! loader says when it cannot is kept for people to read.
+
+use crate::error::{Error, Result};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
+use std::ffi::c_void;
+use std::sync::OnceLock;
+
+static OPENED: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// Loads libtorch's CUDA half, once; the loader's own words where it cannot.
+pub fn open() -> Result<(), String> {
+    OPENED.get_or_init(load).clone()
+}
+
+fn load() -> Result<(), String> {
+    let beside_libtorch = concat!(env!("SHOAL_LIBTORCH_LIB"), "/libtorch_cuda.so");
+    let mut reason = String::new();
+    // By name first: LD_LIBRARY_PATH and the rpath of the binary count then. The folder of the build is the last resort.
+    for name in ["libtorch_cuda.so", beside_libtorch] {
+        // SAFETY: libtorch_cuda's initialisers only register operators with libtorch_cpu, which is loaded already.
+        match unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL) } {
+            Ok(library) => {
+                std::mem::forget(library); // its operators are registered for the life of the process
+                return Ok(());
+            }
+            Err(error) => reason = loader_text(&error),
+        }
+    }
+    Err(reason)
+}
+
+/// What the loader said: `error` itself only names the call.
+fn loader_text(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Whether CUDA is open and has a device.
+pub fn is_usable() -> bool {
+    open().is_ok() && tch::Cuda::is_available()
+}
+
+type EventHandle = *mut c_void;
+type StreamHandle = *mut c_void;
+
+/// The few functions of the CUDA runtime and of libtorch that events need.
+struct Runtime {
+    create: Symbol<unsafe extern "C" fn(*mut EventHandle, u32) -> i32>,
+    record: Symbol<unsafe extern "C" fn(EventHandle, StreamHandle) -> i32>,
+    query: Symbol<unsafe extern "C" fn(EventHandle) -> i32>,
+    wait: Symbol<unsafe extern "C" fn(EventHandle) -> i32>,
+    destroy: Symbol<unsafe extern "C" fn(EventHandle) -> i32>,
+    current_stream: Symbol<unsafe extern "C" fn(i32, *mut StreamHandle) -> i32>,
+}
+
+static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
+
+fn runtime() -> Result<&'static Runtime> {
+    let found = RUNTIME.get_or_init(|| find_runtime().map_err(|error| error.to_string()));
+    found.as_ref().map_err(|text| Error::device(format!("the CUDA runtime lacks a function: {text}")))
+}
+
+fn find_runtime() -> Result<Runtime, libloading::Error> {
+    let process = Library::this();
+    // SAFETY: the signatures are those of the CUDA runtime's and libtorch's public headers.
+    unsafe {
+        Ok(Runtime {
+            create: process.get(b"cudaEventCreateWithFlags\0")?,
+            record: process.get(b"cudaEventRecord\0")?,
+            query: process.get(b"cudaEventQuery\0")?,
+            wait: process.get(b"cudaEventSynchronize\0")?,
+            destroy: process.get(b"cudaEventDestroy\0")?,
+            current_stream: process.get(b"aoti_torch_get_current_cuda_stream\0")?,
+        })
+    }
+}
+
+/// `cudaEventDisableTiming`: such events cost less.
+const DISABLE_TIMING: u32 = 2;
+/// `cudaErrorNotReady`.
+const NOT_READY: i32 = 600;
+
+/// A mark in the work queued on device 0's current stream: passed once everything queued before it is done.
+#[derive(Debug)]
+pub struct Event {
+    handle: EventHandle,
+}
+
+// SAFETY: CUDA events may be used from any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    /// Marks the current end of the queue.
+    pub fn record() -> Result<Self> {
+        let runtime = runtime()?;
+        let mut event = Self { handle: std::ptr::null_mut() };
+        let mut stream: StreamHandle = std::ptr::null_mut();
+        // SAFETY: both places are valid for a handle.
+        check(unsafe { (runtime.current_stream)(0, &raw mut stream) }, "current stream")?;
+        check(unsafe { (runtime.create)(&raw mut event.handle, DISABLE_TIMING) }, "event")?;
+        // SAFETY: the event has just been made, the stream is libtorch's own.
+        check(unsafe { (runtime.record)(event.handle, stream) }, "event record")?;
+        Ok(event)
+    }
+
+    /// Whether everything before it is done; does not wait.
+    pub fn has_passed(&self) -> Result<bool> {
+        // SAFETY: the handle lives as long as `self`.
+        match unsafe { (runtime()?.query)(self.handle) } {
+            NOT_READY => Ok(false),
+            code => check(code, "event query").map(|()| true),
+        }
+    }
+
+    /// Waits until everything before it is done.
+    pub fn wait(&self) -> Result<()> {
+        // SAFETY: the handle lives as long as `self`.
+        check(unsafe { (runtime()?.wait)(self.handle) }, "event wait")
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.handle.is_null() {
+            return;
+        }
+        if let Ok(runtime) = runtime() {
+            // SAFETY: the handle was made by us and is given up here.
+            unsafe { (runtime.destroy)(self.handle) };
+        }
+    }
+}
+
+fn check(code: i32, what: &str) -> Result<()> {
+    if code != 0 {
+        return Err(Error::device(format!("CUDA {what} failed with code {code}")));
+    }
+    Ok(())
+}

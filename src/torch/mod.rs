@@ -1,0 +1,15 @@
+//! What tch lacks, and the only `unsafe` code of the crate.
+//!
+//! libtorch 2.11 carries a plain C interface beside the one that tch wraps. Through it, and through the C interface of
+//! the CUDA runtime, come: opening CUDA at run time ([`cuda`]), the choice of a device ([`device`]), the multi-tensor
+//! optimiser step that tch's generator leaves out ([`fused_sgd`]), and host memory that other threads may fill
+//! ([`HostBuffer`]).
+#![allow(unsafe_code)]
+
+pub mod cuda;
+pub mod device;
+mod dispatch;
+mod host;
+
+pub use dispatch::{SgdSettings, fused_sgd};
+pub use host::HostBuffer;

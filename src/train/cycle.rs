@@ -1,0 +1,171 @@
+//! One cycle: the bank becomes labels, the student becomes the assigner, the head starts anew.
+//!
+//! Errors: too few rows for `cluster.k`. On failure nothing of the trainer has changed.
+
+use super::Trainer;
+use super::balance::ClusterWeights;
+use super::optimizer::Sgd;
+use super::record::CycleRecord;
+use super::upload::DeviceBatch;
+use crate::bank::Rows;
+use crate::cluster::assignments::Assignments;
+use crate::cluster::{self, Clustering, Cycle};
+use crate::config::{AssignerKind, Balance, HeadRenewal, Refresh};
+use crate::error::{Error, Result};
+use crate::model::Head;
+use crate::seed;
+use std::time::Instant;
+use tch::Tensor;
+
+/// Rows over which a clustering is compared with the one before: each costs a forward pass of the old assigner.
+const COMPARED_ROWS: usize = 50_000;
+
+impl Trainer {
+    /// Whether the labels are to be renewed before the next step.
+    ///
+    /// `next_pass` is the pass of the next batch, where it is known: with `cluster.every_steps = 0` it decides.
+    pub fn cycle_due(&self, next_pass: Option<u64>) -> bool {
+        let every = self.plan.cluster.every_steps;
+        match self.progress.clustered_at {
+            None if self.plan.cluster.refresh == Refresh::Rolling => self.bank_is_ready(),
+            None => true,
+            Some(_) if every == 0 => next_pass.is_some_and(|pass| pass > self.progress.clustered_pass),
+            Some(step) => self.progress.step >= step + every,
+        }
+    }
+
+    /// Whether the bank holds what the first clustering needs: it is full, or the whole list has gone by.
+    fn bank_is_ready(&self) -> bool {
+        self.bank.len() >= self.plan.bank.capacity || self.progress.pass > 0
+    }
+
+    /// Empties the bank, for other samples or the whole list to be encoded by the student.
+    pub fn begin_refresh(&mut self) {
+        self.bank.clear();
+    }
+
+    /// With `refresh = "refill"`: encodes one batch of the stream with the student, which becomes the assigner.
+    ///
+    /// The labels that the present assigner gives the first `COMPARED_ROWS` go along, to be compared with the new ones.
+    pub fn refill(&mut self, batch: &DeviceBatch) -> Result<()> {
+        let before = match &self.clustering {
+            Some(clustering) if self.bank.len() < COMPARED_ROWS => {
+                Some(clustering.assign(&self.encode(&self.assigner, &batch.center)?)?.0)
+            }
+            _ => None,
+        };
+        let features = self.encode(&self.student, &batch.center)?;
+        self.push(&batch.samples, before.as_ref(), &features)
+    }
+
+    /// With `refresh = "full"`: encodes one batch of the whole list with the student.
+    pub fn refresh(&mut self, batch: &DeviceBatch) -> Result<()> {
+        if self.bank.len() + batch.samples.len() > self.plan.bank.capacity {
+            return Err(Error::usage(format!(
+                "the list holds more than bank.capacity = {} samples, and cluster.refresh = \"full\" needs them all",
+                self.plan.bank.capacity
+            ))
+            .with_hint("raise bank.capacity to the length of the list (`shoal shards check` counts it)"));
+        }
+        let features = self.encode(&self.student, &batch.center)?;
+        self.push(&batch.samples, None, &features)
+    }
+
+    /// Clusters the bank, takes the student as assigner, renews the head.
+    ///
+    /// `next_pass` is the pass that the new labels are for. Gives the record, and which sample is in which cluster.
+    pub fn cluster(&mut self, next_pass: u64) -> Result<(CycleRecord, Assignments)> {
+        let started = Instant::now();
+        self.interval.settle(&mut self.progress)?;
+        let cycle = self.progress.cycle + 1;
+        let seed = seed::of(self.plan.stream.seed, "cluster", cycle);
+        let labels_before: Vec<Option<u32>> = match self.plan.cluster.refresh {
+            Refresh::Full => self.bank.ids().iter().map(|id| self.labels_by_id.get(id).copied()).collect(),
+            Refresh::Refill | Refresh::Rolling => self.bank.labels().to_vec(),
+        };
+        let rows = Rows { labels: &labels_before, ..self.bank.view()? };
+        let found = cluster::fit(&rows, &self.plan.cluster, seed, self.device)?;
+        let bank_age = self.bank.mean_age(self.progress.step);
+
+        let head = self.renew_head(&found, cycle)?;
+        let Cycle { clustering, ids, assignment, distances, stats, .. } = found;
+        let classes = self.bank.classes().to_vec();
+        let found = Assignments { keys: None, ids, classes, clusters: assignment, distances };
+        self.weights = self.weights_for(&clustering)?;
+        if self.plan.cluster.assigner == AssignerKind::Frozen {
+            self.assigner.copy_from(&self.student)?;
+        }
+        match self.plan.cluster.refresh {
+            Refresh::Rolling => self.bank.relabel(&found.clusters)?,
+            Refresh::Refill => self.bank.clear(), // it is filled anew for the next cycle
+            Refresh::Full => {
+                self.labels_by_id = found.by_id();
+                self.full_assignments = Some(found.clone());
+                self.bank.clear();
+            }
+        }
+        self.head = Some(head);
+        self.clustering = Some(clustering);
+        self.progress.cycle = cycle;
+        self.progress.clustered_at = Some(self.progress.step);
+        self.progress.clustered_pass = next_pass;
+        self.interval.skip(started.elapsed());
+        let record = CycleRecord {
+            step: self.progress.step,
+            cycle,
+            rows: stats.rows,
+            objective: stats.objective,
+            nmi_prev: stats.nmi_prev,
+            nmi_labels: stats.nmi_labels,
+            reassigned: stats.reassigned,
+            empty: stats.empty,
+            largest_share: stats.largest_share,
+            entropy: stats.entropy,
+            sizes: stats.sizes,
+            bank_age,
+            iterations: stats.iterations,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        Ok((record, found))
+    }
+
+    /// The weights of samples by the sizes of their clusters, with `balance = "weight"`.
+    pub(super) fn weights_for(&self, clustering: &Clustering) -> Result<Option<ClusterWeights>> {
+        match self.plan.train.balance {
+            Balance::Weight => {
+                ClusterWeights::new(&clustering.sizes, self.plan.train.balance_limit, self.device).map(Some)
+            }
+            Balance::Sample | Balance::None => Ok(None),
+        }
+    }
+
+    /// The head for new labels: fresh, or with the rows of the clusters that the new ones continue.
+    fn renew_head(&self, found: &Cycle, cycle: u64) -> Result<(Head, Sgd)> {
+        let fresh = Head::new(
+            self.student.feature_dim(),
+            self.plan.cluster.k as i64,
+            seed::of(self.plan.stream.seed, "head", cycle),
+            self.device,
+            self.plan.device.precision,
+        )?;
+        if let (HeadRenewal::Match, Some((old, _)), Some(origins)) = (self.plan.train.head, &self.head, &found.origins)
+        {
+            inherit(&fresh, old, origins)?;
+        }
+        let optimizer = Sgd::new(fresh.parameters(), 0.0, self.plan.train.weight_decay)?;
+        Ok((fresh, optimizer))
+    }
+}
+
+/// Copies to each cluster's row of `new` the row of `old` that it continues; rows of new clusters stay as drawn.
+fn inherit(new: &Head, old: &Head, origins: &[Option<u32>]) -> Result<()> {
+    let _guard = tch::no_grad_guard();
+    let continued = origins.iter().enumerate().filter_map(|(to, from)| from.map(|from| (to as i64, i64::from(from))));
+    let (to, from): (Vec<i64>, Vec<i64>) = continued.unzip();
+    for ((_, mut new), (_, old)) in new.parameters().into_iter().zip(old.parameters()) {
+        let to = Tensor::f_from_slice(&to)?.f_to_device(new.device())?;
+        let from = Tensor::f_from_slice(&from)?.f_to_device(old.device())?;
+        let _ = new.f_index_copy_(0, &to, &old.f_index_select(0, &from)?)?;
+    }
+    Ok(())
+}

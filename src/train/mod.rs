@@ -1,0 +1,259 @@
+//! Training: batches in, a better network out, one clustering every so many steps.
+//!
+//! [`Trainer`] owns every tensor of a run and does one thing at a time when told: fill the bank, train on a block of
+//! batches, cluster, save, go on from what was saved. Who tells it is the loop in `pipeline`. Nothing here reads shards or
+//! writes files of a run except through [`Trainer::save`] and [`Trainer::restore`].
+//!
+//! A step (facts: paper, section 3.2 and 4.3): the assigner encodes the center views; the rows go to the bank; the nearest
+//! centroids are the labels; the student learns them from the train views.
+
+pub mod balance;
+pub mod labels;
+pub mod optimizer;
+pub mod progress;
+pub mod record;
+pub mod schedule;
+pub mod state;
+pub mod upload;
+
+mod cycle;
+
+use crate::bank::Bank;
+use crate::cluster::Clustering;
+use crate::cluster::assignments::Assignments;
+use crate::config::{AssignerKind, Balance, Encoder, Plan, Refresh};
+use crate::error::{Error, Result};
+use crate::ingest::SampleMeta;
+use crate::model::{Backbone, Head, Mode, Normalizer};
+use crate::seed;
+use crate::torch::device::Placement;
+use balance::{ClusterWeights, draw_window};
+use labels::LabelsById;
+use optimizer::Sgd;
+use progress::{Interval, Progress};
+use record::StepRecord;
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::time::Instant;
+use tch::{Device, Tensor};
+use upload::DeviceBatch;
+
+/// Everything that a run learns, and where it is.
+#[derive(Debug)]
+pub struct Trainer {
+    plan: Plan,
+    device: Device,
+    normalizer: Normalizer,
+    student: Backbone,
+    assigner: Backbone,
+    optimizer: Sgd,
+    head: Option<(Head, Sgd)>,
+    bank: Bank,
+    clustering: Option<Clustering>,
+    weights: Option<ClusterWeights>,
+    labels_by_id: LabelsById,
+    full_assignments: Option<Assignments>,
+    progress: Progress,
+    interval: Interval,
+}
+
+impl Trainer {
+    /// A new run: weights from the seed, an empty bank, no labels.
+    pub fn new(plan: &Plan, placement: &Placement) -> Result<Self> {
+        let device = placement.device;
+        let student = Backbone::new(&plan.model, plan.views.size, plan.stream.seed, device, plan.device.precision)?;
+        let assigner = student.duplicate()?;
+        let optimizer = Sgd::new(student.parameters(), plan.train.momentum, plan.train.weight_decay)?;
+        let bank = Bank::new(plan.bank.capacity, student.feature_dim() as usize)?;
+        Ok(Self {
+            plan: plan.clone(),
+            device,
+            normalizer: Normalizer::new(&plan.views.mean, &plan.views.std, device)?,
+            student,
+            assigner,
+            optimizer,
+            head: None,
+            bank,
+            clustering: None,
+            weights: None,
+            labels_by_id: LabelsById::new(),
+            full_assignments: None,
+            progress: Progress::default(),
+            interval: Interval::default(),
+        })
+    }
+
+    /// Where the run is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The network being trained.
+    pub fn student(&self) -> &Backbone {
+        &self.student
+    }
+
+    /// The last clustering.
+    pub fn clustering(&self) -> Option<&Clustering> {
+        self.clustering.as_ref()
+    }
+
+    /// The rolling features.
+    pub fn bank(&self) -> &Bank {
+        &self.bank
+    }
+
+    /// Wall time of the steps since the last record.
+    pub fn interval_mut(&mut self) -> &mut Interval {
+        &mut self.interval
+    }
+
+    /// Batches that [`Trainer::train`] takes at once.
+    pub fn block_len(&self) -> usize {
+        match self.plan.train.balance {
+            Balance::Sample => self.plan.train.balance_window,
+            Balance::Weight | Balance::None => 1,
+        }
+    }
+
+    /// Before the first clustering: encodes a batch for the bank, without training.
+    pub fn fill(&mut self, batch: &DeviceBatch) -> Result<()> {
+        let features = self.encode(&self.assigner, &batch.center)?;
+        self.push(&batch.samples, None, &features)?;
+        self.progress.pass = batch.samples.iter().map(|sample| sample.pass).max().unwrap_or(0);
+        Ok(())
+    }
+
+    /// Trains on a block of batches, as many steps as batches. Needs labels: cluster first.
+    pub fn train(&mut self, block: &[DeviceBatch]) -> Result<()> {
+        let started = Instant::now();
+        let mut labels = Vec::with_capacity(block.len());
+        for batch in block {
+            labels.push(self.label(batch)?);
+        }
+        self.interval.times.assign += started.elapsed();
+
+        let started = Instant::now();
+        match self.plan.train.balance {
+            Balance::Sample => self.train_balanced(block, &labels)?,
+            Balance::Weight | Balance::None => {
+                for (batch, labels) in block.iter().zip(&labels) {
+                    let images = train_views(batch)?;
+                    let features = self.step(images, labels)?;
+                    self.progress.add_ids(batch.samples.iter());
+                    if self.fills_from_training() {
+                        self.push(&batch.samples, Some(labels), &features)?;
+                    }
+                }
+            }
+        }
+        self.progress.pass = block.iter().flat_map(|batch| &batch.samples).map(|sample| sample.pass).max().unwrap_or(0);
+        self.interval.times.train += started.elapsed();
+        Ok(())
+    }
+
+    /// Steps over a window of batches whose samples are drawn uniformly over clusters (paper, section 3.3).
+    fn train_balanced(&mut self, block: &[DeviceBatch], labels: &[Tensor]) -> Result<()> {
+        let images: Vec<&Tensor> = block.iter().map(train_views).collect::<Result<_>>()?;
+        let images = Tensor::f_cat(&images, 0)?;
+        let labels = Tensor::f_cat(labels, 0)?;
+        let samples: Vec<_> = block.iter().flat_map(|batch| &batch.samples).collect();
+        let labels_here = Vec::<i64>::try_from(&labels)?;
+        let (seed, step) = (self.plan.stream.seed, self.progress.step);
+        for rows in draw_window(&labels_here, self.plan.train.batch_size, seed, step) {
+            let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
+            let index = Tensor::from_slice(&index).to_device(self.device);
+            let drawn_labels = labels.f_index_select(0, &index)?;
+            let features = self.step(&images.f_index_select(0, &index)?, &drawn_labels)?;
+            let drawn: Vec<_> = rows.iter().map(|row| samples[*row]).collect();
+            self.progress.add_ids(drawn.iter().copied());
+            if self.fills_from_training() {
+                self.push(&drawn, Some(&drawn_labels), &features)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of the steps since the last one, and their labels in order.
+    pub fn close_interval(&mut self, losses: BTreeMap<String, u64>) -> Result<(StepRecord, Vec<i64>)> {
+        let labels = self.interval.settle(&mut self.progress)?;
+        labels::check_finite(self.progress.loss_sum, self.progress.step)?;
+        let lr = schedule::learning_rate(&self.plan.train, self.progress.step.saturating_sub(1));
+        let next_cycle = match (self.progress.clustered_at, self.plan.cluster.every_steps) {
+            (Some(step), every) if every > 0 => Some(step + every),
+            _ => None,
+        };
+        Ok((self.interval.close(&mut self.progress, lr, next_cycle, losses), labels))
+    }
+
+    fn fills_from_training(&self) -> bool {
+        self.plan.cluster.refresh == Refresh::Rolling && self.plan.bank.encoder == Encoder::Train
+    }
+
+    /// `[B, D]` features of uint8 pixels, in evaluation mode, without a graph.
+    fn encode(&self, network: &Backbone, pixels: &Tensor) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        network.forward(&self.normalizer.prepare(pixels)?, Mode::Eval)
+    }
+
+    fn push<S: Borrow<SampleMeta>>(&mut self, samples: &[S], labels: Option<&Tensor>, features: &Tensor) -> Result<()> {
+        let ids: Vec<_> = samples.iter().map(|sample| sample.borrow().id).collect();
+        let classes: Vec<_> = samples.iter().map(|sample| sample.borrow().class).collect();
+        let labels = labels.map(Vec::<i64>::try_from).transpose()?;
+        self.bank.push(&ids, &classes, labels.as_deref(), features, self.progress.step)
+    }
+
+    /// `[B]` labels of a batch; with `refresh = "rolling"` its features go to the bank on the way.
+    fn label(&mut self, batch: &DeviceBatch) -> Result<Tensor> {
+        if let Some(labels) = labels::look_up(&self.labels_by_id, &batch.samples, self.device)? {
+            return Ok(labels);
+        }
+        let labeller = match self.plan.cluster.assigner {
+            AssignerKind::Frozen => &self.assigner,
+            AssignerKind::Live => &self.student,
+        };
+        let features = self.encode(labeller, &batch.center)?;
+        let clustering = self.clustering.as_ref().ok_or_else(no_labels)?;
+        let (labels, _) = clustering.assign(&features)?;
+        if self.plan.cluster.refresh != Refresh::Rolling {
+            return Ok(labels);
+        }
+        match self.plan.bank.encoder {
+            Encoder::Assigner => self.push(&batch.samples, Some(&labels), &features)?,
+            Encoder::Student => {
+                let features = self.encode(&self.student, &batch.center)?;
+                self.push(&batch.samples, Some(&labels), &features)?;
+            }
+            Encoder::Train => {} // its features come with the training pass
+        }
+        Ok(labels)
+    }
+
+    /// One step of the student and its head; the detached features of the training pass.
+    fn step(&mut self, pixels: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        let lr = schedule::learning_rate(&self.plan.train, self.progress.step);
+        // Dropout draws from libtorch's generator: reseeding it by the step makes a resumed run draw the same.
+        tch::manual_seed(seed::of(self.plan.stream.seed, "step", self.progress.step) as i64);
+        let images = self.normalizer.prepare(pixels)?;
+        let sample_weights = self.weights.as_ref().map(|weights| weights.of(labels)).transpose()?;
+        let (head, head_optimizer) = self.head.as_mut().ok_or_else(no_labels)?;
+        self.optimizer.zero_grad();
+        head_optimizer.zero_grad();
+        let features = self.student.forward(&images, Mode::Train)?;
+        let loss = labels::loss(&head.logits(&features)?, labels, sample_weights.as_ref())?;
+        loss.f_backward()?;
+        self.optimizer.step(lr)?;
+        head_optimizer.step(lr)?;
+        self.progress.step += 1;
+        self.interval.add(loss.f_detach()?, labels.shallow_clone());
+        Ok(features.f_detach()?)
+    }
+}
+
+fn train_views(batch: &DeviceBatch) -> Result<&Tensor> {
+    batch.train.as_ref().ok_or_else(|| Error::device("a batch for training has no train views"))
+}
+
+fn no_labels() -> Error {
+    Error::device("there are no labels before the first clustering")
+}

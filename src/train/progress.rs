@@ -1,0 +1,154 @@
+//! Where a run is, and the sums since its last step record. A snapshot holds both, so that a resumed run
+//! writes the very records of an undisturbed one.
+
+use super::record::StepRecord;
+use crate::cluster::agreement;
+use crate::error::Result;
+use crate::ingest::SampleMeta;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tch::{Kind, Tensor};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Where a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Images trained on.
+    pub images: u64,
+    /// Clusterings done.
+    pub cycle: u64,
+    /// The step of the last clustering.
+    pub clustered_at: Option<u64>,
+    /// The pass that the last clustering was for, with `refresh = "full"`.
+    pub clustered_pass: u64,
+    /// The pass of the newest sample.
+    pub pass: u64,
+    /// Sum of the losses of the steps since the last record.
+    pub loss_sum: f64,
+    /// Steps since the last record.
+    pub steps: u64,
+    /// Digest of the ids trained on since the last record.
+    pub ids: u64,
+    /// Labels since the last record, by cluster.
+    pub label_counts: BTreeMap<i64, u64>,
+}
+
+impl Progress {
+    /// Counts ids as trained on, in order.
+    pub fn add_ids<'a>(&mut self, samples: impl Iterator<Item = &'a SampleMeta>) {
+        for sample in samples {
+            self.ids = xxh3_64_with_seed(&sample.id.0.to_le_bytes(), self.ids);
+            self.images += 1;
+        }
+    }
+}
+
+/// Wall time by what the trainer was doing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// Waiting for a batch.
+    pub wait: Duration,
+    /// The assigner's forward pass and the labels. On CUDA: the time to queue them.
+    pub assign: Duration,
+    /// Forward, backward and optimiser. On CUDA: the time to queue them, and to wait for their results.
+    pub train: Duration,
+}
+
+/// What lies on the device until the next record: reading it earlier would make the host wait.
+#[derive(Debug)]
+pub struct Interval {
+    losses: Vec<Tensor>,
+    labels: Vec<Tensor>,
+    started: Instant,
+    images: u64,
+    /// Wall time by stage.
+    pub times: Times,
+}
+
+impl Default for Interval {
+    fn default() -> Self {
+        Self { losses: Vec::new(), labels: Vec::new(), started: Instant::now(), images: 0, times: Times::default() }
+    }
+}
+
+impl Interval {
+    /// One step's loss (a scalar) and labels (`[B]`), both detached.
+    pub fn add(&mut self, loss: Tensor, labels: Tensor) {
+        self.images += labels.size().first().map_or(0, |rows| *rows as u64);
+        self.losses.push(loss);
+        self.labels.push(labels);
+    }
+
+    /// Whether no step has been added since the last read.
+    pub fn is_empty(&self) -> bool {
+        self.losses.is_empty()
+    }
+
+    /// Reads what lies on the device into `progress`.
+    ///
+    /// Returns the labels read, in order.
+    pub fn settle(&mut self, progress: &mut Progress) -> Result<Vec<i64>> {
+        if self.losses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let started = Instant::now();
+        let losses = Vec::<f64>::try_from(Tensor::f_stack(&self.losses, 0)?.f_to_kind(Kind::Double)?)?;
+        let labels = Vec::<i64>::try_from(Tensor::f_cat(&self.labels, 0)?)?;
+        self.losses.clear();
+        self.labels.clear();
+        for loss in losses {
+            progress.loss_sum += loss;
+            progress.steps += 1;
+        }
+        for label in &labels {
+            *progress.label_counts.entry(*label).or_default() += 1;
+        }
+        self.times.train += started.elapsed();
+        Ok(labels)
+    }
+
+    /// Closes the interval: its record, and a fresh start.
+    pub fn close(
+        &mut self,
+        progress: &mut Progress,
+        lr: f64,
+        next_cycle: Option<u64>,
+        losses: BTreeMap<String, u64>,
+    ) -> StepRecord {
+        let counts: Vec<u64> = progress.label_counts.values().copied().collect();
+        let labels: u64 = counts.iter().sum();
+        let largest = counts.iter().copied().max().unwrap_or(0);
+        let steps = progress.steps.max(1) as f64;
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let record = StepRecord {
+            step: progress.step,
+            images: progress.images,
+            loss: progress.loss_sum / steps,
+            lr,
+            images_per_s: self.images as f64 / elapsed.max(1e-9),
+            wait_data_s: self.times.wait.as_secs_f64() / steps,
+            assign_s: self.times.assign.as_secs_f64() / steps,
+            train_s: self.times.train.as_secs_f64() / steps,
+            label_entropy: agreement::entropy(&counts),
+            largest_share: largest as f64 / labels.max(1) as f64,
+            losses,
+            pass: progress.pass,
+            ids: format!("{:016x}", progress.ids),
+            next_cycle,
+        };
+        progress.loss_sum = 0.0;
+        progress.steps = 0;
+        progress.ids = 0;
+        progress.label_counts.clear();
+        *self = Self::default();
+        record
+    }
+
+    /// Leaves out of images per second what passed in a clustering or a snapshot.
+    pub fn skip(&mut self, time: Duration) {
+        self.started += time;
+    }
+}

@@ -1,0 +1,120 @@
+//! What a run says of itself: one line of `metrics.jsonl` each, and the same to every other listener.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A line of `metrics.jsonl`: `kind` says which.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Record {
+    /// Some steps of training.
+    Step(StepRecord),
+    /// One clustering.
+    Cycle(CycleRecord),
+    /// One snapshot written.
+    Snapshot(SnapshotRecord),
+    /// Something the operator should look at.
+    Alarm(AlarmRecord),
+}
+
+impl Record {
+    /// Steps done when it was made.
+    pub fn step(&self) -> u64 {
+        match self {
+            Self::Step(record) => record.step,
+            Self::Cycle(record) => record.step,
+            Self::Snapshot(record) => record.step,
+            Self::Alarm(record) => record.step,
+        }
+    }
+}
+
+/// The steps since the last such record; means over them where not said otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Steps done.
+    pub step: u64,
+    /// Images trained on since the run began.
+    pub images: u64,
+    /// Cross-entropy against the pseudo-labels, in nats.
+    pub loss: f64,
+    /// Learning rate of the last step.
+    pub lr: f64,
+    /// Images per second of wall time.
+    pub images_per_s: f64,
+    /// Seconds per step spent waiting for a batch.
+    pub wait_data_s: f64,
+    /// Seconds per step of the assigner's forward pass and the labels.
+    pub assign_s: f64,
+    /// Seconds per step of the student's forward and backward pass and the optimiser.
+    pub train_s: f64,
+    /// Entropy of the new labels, in nats.
+    pub label_entropy: f64,
+    /// Share of the new labels in their largest cluster.
+    pub largest_share: f64,
+    /// Samples lost since the run began, by reason.
+    pub losses: BTreeMap<String, u64>,
+    /// Passes over the list, complete or begun.
+    pub pass: u64,
+    /// Digest of the ids trained on since the last such record, in order.
+    pub ids: String,
+    /// The step after which the next clustering comes, where it is known.
+    pub next_cycle: Option<u64>,
+}
+
+/// One clustering of the bank.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CycleRecord {
+    /// Steps done.
+    pub step: u64,
+    /// Which clustering, from 1.
+    pub cycle: u64,
+    /// Rows clustered.
+    pub rows: usize,
+    /// Sum of squared distances to the centroids, divided by rows.
+    pub objective: f64,
+    /// Normalised mutual information (geometric) with the previous labels of the same samples; none at the first cycle.
+    pub nmi_prev: Option<f64>,
+    /// The same with the labels of the stream (`.cls`), where it has them.
+    pub nmi_labels: Option<f64>,
+    /// Share of samples whose cluster changed, after matching clusters one to one.
+    pub reassigned: Option<f64>,
+    /// Clusters without a sample.
+    pub empty: usize,
+    /// Share of samples in the largest cluster.
+    pub largest_share: f64,
+    /// Entropy of cluster sizes, in nats; ln k where all are equal.
+    pub entropy: f64,
+    /// Samples by cluster, largest first.
+    pub sizes: Vec<u64>,
+    /// Mean age of the clustered rows, in steps.
+    pub bank_age: f64,
+    /// Iterations of k-means.
+    pub iterations: usize,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// One snapshot on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// Steps done.
+    pub step: u64,
+    /// Its folder, relative to the run.
+    pub path: String,
+    /// Size on disk.
+    pub bytes: u64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// Something the operator should look at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlarmRecord {
+    /// Steps done.
+    pub step: u64,
+    /// `collapse`, ...
+    pub alarm: String,
+    /// What was seen, and what to do.
+    pub message: String,
+}

@@ -1,0 +1,4 @@
+//! Pictures of what a run has learnt.
+
+pub mod sheet;
+mod text;

@@ -1,0 +1,11 @@
+//! The integration tests: one binary, since each process that loads libtorch costs half a second. One module for each thing
+//! that a user does.
+
+mod commands;
+mod interop;
+mod pictures;
+mod pipelines;
+mod resume;
+mod run;
+mod server;
+mod stream;

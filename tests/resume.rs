@@ -1,0 +1,120 @@
+//! Killed at any moment and started again, a run is the run that was never killed: the same losses to the last bit, the
+//! same samples in the same order.
+
+use crate::run::{records, small_pipeline, start, steps};
+use std::fs;
+use std::path::Path;
+use std::process::Child;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const TOO_LONG: Duration = Duration::from_secs(120);
+
+/// Waits until `moment` has come or the run has ended by itself; whether it came.
+fn wait_for(child: &mut Child, moment: impl Fn() -> bool) -> bool {
+    let started = Instant::now();
+    loop {
+        if moment() {
+            return true;
+        }
+        if child.try_wait().expect("a child").is_some() {
+            return false;
+        }
+        assert!(started.elapsed() < TOO_LONG, "the run stands still");
+        sleep(Duration::from_micros(200));
+    }
+}
+
+fn finish(pipeline: &Path, run: &Path, more: &[&str]) {
+    let status = start(pipeline, run, more).wait().expect("a child");
+    assert!(status.success(), "{status}");
+}
+
+fn undisturbed(folder: &Path, more: &[&str]) -> Vec<(u64, u64, String)> {
+    let run = folder.join("undisturbed");
+    finish(&small_pipeline(folder), &run, more);
+    let steps = steps(&run);
+    assert_eq!(steps.last().map(|step| step.0), Some(48));
+    assert!(records(&run, "step").last().expect("steps")["pass"].as_u64() >= Some(2), "passes were crossed");
+    steps
+}
+
+/// Kills the run at each of `moments`, restarts it, and lets it end; its steps.
+fn disturbed(folder: &Path, more: &[&str], moments: &[&dyn Fn(&Path) -> bool]) -> Vec<(u64, u64, String)> {
+    let pipeline = small_pipeline(folder);
+    let run = folder.join("disturbed");
+    for moment in moments {
+        let mut child = start(&pipeline, &run, more);
+        assert!(wait_for(&mut child, || moment(&run)), "the moment did not come");
+        child.kill().expect("kill -9");
+        child.wait().expect("a child");
+    }
+    finish(&pipeline, &run, more);
+    steps(&run)
+}
+
+fn steps_done(run: &Path) -> u64 {
+    steps(run).last().map_or(0, |step| step.0)
+}
+
+/// Whether a snapshot is being written: its hidden folder is there and not empty.
+fn is_writing_snapshot(run: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(run.join("snapshots")) else { return false };
+    entries.flatten().any(|entry| {
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        hidden && fs::read_dir(entry.path()).is_ok_and(|mut files| files.next().is_some())
+    })
+}
+
+#[test]
+fn killed_at_any_step_it_goes_on_bit_for_bit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let expected = undisturbed(folder.path(), &[]);
+    // Before the first snapshot, just after one, inside the second pass, and late.
+    let moments: [&dyn Fn(&Path) -> bool; 4] =
+        [&|run| steps_done(run) >= 3, &|run| steps_done(run) >= 15, &|run| steps_done(run) >= 24, &|run| {
+            steps_done(run) >= 41
+        }];
+    assert_eq!(disturbed(folder.path(), &[], &moments), expected);
+}
+
+#[test]
+fn killed_while_it_writes_a_snapshot_it_goes_on_from_the_one_before() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let expected = undisturbed(folder.path(), &[]);
+    let moments: [&dyn Fn(&Path) -> bool; 2] =
+        [&is_writing_snapshot, &|run| steps_done(run) >= 20 && is_writing_snapshot(run)];
+    assert_eq!(disturbed(folder.path(), &[], &moments), expected);
+}
+
+#[test]
+fn balanced_windows_and_full_refreshes_go_on_too() {
+    for more in [
+        ["--set", "train.balance=sample", "--set", "train.balance_window=3"],
+        ["--set", "cluster.refresh=full", "--set", "bank.capacity=400"],
+        ["--set", "cluster.refresh=rolling", "--set", "train.head=match"],
+        ["--set", "cluster.refresh=rolling", "--set", "bank.encoder=train"],
+    ] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let expected = undisturbed(folder.path(), &more);
+        let moment: &dyn Fn(&Path) -> bool = &|run| steps_done(run) >= 25;
+        assert_eq!(disturbed(folder.path(), &more, &[moment]), expected, "{more:?}");
+    }
+}
+
+#[test]
+fn asked_to_stop_it_writes_a_snapshot_and_exits_with_130() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let expected = undisturbed(folder.path(), &[]);
+    let pipeline = small_pipeline(folder.path());
+    let run = folder.path().join("interrupted");
+    let mut child = start(&pipeline, &run, &[]);
+    assert!(wait_for(&mut child, || steps_done(&run) >= 11));
+    let asked = std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
+    assert!(asked.expect("kill").success());
+    assert_eq!(child.wait().expect("a child").code(), Some(130));
+    let kept = steps_done(&run);
+    assert!(run.join(format!("snapshots/step-{kept:09}/manifest.json")).is_file(), "the snapshot of step {kept}");
+    finish(&pipeline, &run, &[]);
+    assert_eq!(steps(&run), expected);
+}
