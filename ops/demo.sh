@@ -38,16 +38,16 @@ demo: done in $(((SECONDS - start + 59) / 60)) minutes: $((built - start)) s to 
 A small network has grouped the photographs of shards/photos-*.tar without being told what is on them, and learnt to tell
 its groups apart. Here is what it left:
 
-  $sheet      the clusters, a row each: look at this first
-  $run/metrics.jsonl     a line for each step and cycle
-  $run/tensorboard/      the same as curves: tensorboard --logdir $run
-  $run/snapshots/        everything needed to go on
-  $run/ledger.jsonl      photographs that could not be read, and why
+  $sheet  the clusters, a row each: look at this first
+  $run/metrics.jsonl  a line for each step and cycle
+  $run/tensorboard/   the same as curves: tensorboard --logdir $run
+  $run/snapshots/     everything needed to go on
+  $run/ledger.jsonl   photographs that could not be read, and why
 
 What to try next:
 
-  $shoal pretrain demo --run runs/rgb-128 --set cluster.k=128      other numbers, another run
-  $shoal pretrain fashion --run runs/fashion                      a measured one, in a few minutes
-  $shoal pretrain demo --run runs/mine --set stream.shards=FOLDER  your own photographs, as tars
-  $shoal export $run --to safetensors --out demo.safetensors       the weights, for Python
+  $shoal pretrain demo --run runs/sobel --set model.input=sobel        edges instead of colour: other clusters
+  $shoal pretrain fashion                                            a measured one, in a few minutes
+  $shoal shards pack FOLDER --out mine.tar                           your own photographs, as shards
+  $shoal export $run --to safetensors --out demo.safetensors     the weights, for Python
 EOF

@@ -1,7 +1,8 @@
 //! `shoal` pre-trains convolutional networks, without labels, on an endless stream of photographs.
 //!
-//! It is DeepCluster (Caron et al., ECCV 2018) brought from epochs to streams: features of the images that pass by go
-//! into a rolling bank, the bank is clustered every N steps, and the network learns to predict the cluster of each image.
+//! It is DeepCluster (Caron et al., ECCV 2018) brought from epochs to streams: every N
+//! steps features of the images that pass by fill a bank, the bank is clustered, and the network learns to predict the cluster
+//! of each image.
 //!
 //! # One way through
 //!

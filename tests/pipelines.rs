@@ -150,6 +150,7 @@ fn plans() -> impl Strategy<Value = Plan> {
         plan.device.precision = if names.1 { Precision::Bf16 } else { Precision::Fp32 };
         plan.observe.collapse_stop = names.2;
         plan.train.balance = [Balance::Weight, Balance::Sample, Balance::None][names.3];
+        plan.cluster.refresh = Refresh::Rolling;
         plan.bank.encoder = [Encoder::Assigner, Encoder::Student, Encoder::Train][names.3];
         plan
     })

@@ -89,16 +89,19 @@ fn killed_while_it_writes_a_snapshot_it_goes_on_from_the_one_before() {
 
 #[test]
 fn balanced_windows_and_full_refreshes_go_on_too() {
-    for more in [
-        ["--set", "train.balance=sample", "--set", "train.balance_window=3"],
-        ["--set", "cluster.refresh=full", "--set", "bank.capacity=400"],
-        ["--set", "cluster.refresh=rolling", "--set", "train.head=match"],
-        ["--set", "cluster.refresh=rolling", "--set", "bank.encoder=train"],
-    ] {
+    let variants: [&[&str]; 6] = [
+        &["--set", "train.balance=sample", "--set", "train.balance_window=3"],
+        &["--set", "cluster.refresh=full", "--set", "bank.capacity=400"],
+        &["--set", "cluster.refresh=full", "--set", "bank.capacity=400", "--set", "cluster.every_steps=0"],
+        &["--set", "train.head=match", "--set", "cluster.start=warm"],
+        &["--set", "cluster.refresh=rolling", "--set", "bank.encoder=student"],
+        &["--set", "cluster.refresh=rolling", "--set", "bank.encoder=train"],
+    ];
+    for more in variants {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let expected = undisturbed(folder.path(), &more);
+        let expected = undisturbed(folder.path(), more);
         let moment: &dyn Fn(&Path) -> bool = &|run| steps_done(run) >= 25;
-        assert_eq!(disturbed(folder.path(), &more, &[moment]), expected, "{more:?}");
+        assert_eq!(disturbed(folder.path(), more, &[moment]), expected, "{more:?}");
     }
 }
 
@@ -117,4 +120,21 @@ fn asked_to_stop_it_writes_a_snapshot_and_exits_with_130() {
     assert!(run.join(format!("snapshots/step-{kept:09}/manifest.json")).is_file(), "the snapshot of step {kept}");
     finish(&pipeline, &run, &[]);
     assert_eq!(steps(&run), expected);
+}
+
+#[test]
+fn asked_to_stop_before_the_first_labels_it_keeps_what_there_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let expected = undisturbed(folder.path(), &[]);
+    let pipeline = small_pipeline(folder.path());
+    let run = folder.path().join("early");
+    let mut child = start(&pipeline, &run, &[]);
+    assert!(wait_for(&mut child, || run.join("metrics.jsonl").is_file()));
+    let asked = std::process::Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
+    assert!(asked.expect("kill").success());
+    assert_eq!(child.wait().expect("a child").code(), Some(130));
+    finish(&pipeline, &run, &[]);
+    assert_eq!(steps(&run), expected);
+    let cycles: Vec<_> = records(&run, "cycle").iter().map(|record| record["cycle"].as_u64()).collect();
+    assert_eq!(cycles, (1..=6).map(Some).collect::<Vec<_>>(), "each once");
 }

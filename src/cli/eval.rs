@@ -58,10 +58,10 @@ pub(super) struct KnnArguments {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  shoal eval nmi runs/fashion/clusters/step-000000942.arrow runs/fashion/clusters/step-000001413.arrow
-  shoal eval nmi runs/fashion/clusters/step-000001413.arrow
+  shoal eval nmi runs/fashion/clusters/step-000001500.arrow runs/fashion/clusters/step-000001750.arrow
+  shoal eval nmi runs/fashion/clusters/step-000001750.arrow
 
-With two files: over the samples that stand in both. With one: against the labels (.cls) in it.")]
+With two files: over the samples that stand in both (cycles of a long stream share few). With one: against the labels (.cls) in it.")]
 pub(super) struct NmiArguments {
     /// Assignments of a cycle (RUN/clusters/step-*.arrow)
     first: PathBuf,

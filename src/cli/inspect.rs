@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 Examples:
   shoal inspect runs/demo
   shoal inspect runs/demo/latest/model.safetensors
-  shoal inspect runs/demo/latest/bank.arrow --json")]
+  shoal inspect runs/demo/clusters/step-000000750.arrow --json")]
 pub(super) struct Arguments {
     /// A run folder, a .safetensors file, or an .arrow file
     path: PathBuf,

@@ -2,6 +2,7 @@
 
 use crate::observe::LogWriter;
 use clap::ValueEnum;
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// How diagnostics are written.
@@ -29,7 +30,8 @@ pub(super) fn start(arguments: &LogArguments) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter);
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| LogWriter);
     match arguments.log_format {
         LogFormat::Human => lines.with_target(false).without_time().compact().init(),
         LogFormat::Json => lines.json().init(),

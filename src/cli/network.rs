@@ -58,7 +58,10 @@ impl NetworkArguments {
     pub(super) fn open(&self) -> Result<Network> {
         let mut plan = match &self.pipeline {
             Some(path) => Plan::load(path, &self.set)?,
-            None => Plan::default(),
+            None => match Path::new(&self.snapshot).join("pipeline.toml") {
+                path if path.is_file() => Plan::load(&path, &[])?,
+                _ => Plan::default(),
+            },
         };
         plan.device = DevicePlan { kind: device_kind(&self.device), ..plan.device };
         let placement = place(&plan.device)?;

@@ -212,12 +212,17 @@ fn check(arguments: &CheckArguments) -> Result<()> {
         super::print_json(&all)?;
     }
     let samples: u64 = all.iter().map(|shard| shard.samples).sum();
-    let lost: u64 = ledger.losses().values().sum();
+    let mut losses: BTreeMap<&str, u64> = BTreeMap::new();
+    for (reason, count) in all.iter().flat_map(|shard| &shard.losses) {
+        *losses.entry(reason).or_default() += count;
+    }
+    let lost: u64 = losses.values().sum();
+    ledger.ensure_written()?;
     say(&format!("{} shards, {} samples, {lost} losses", all.len(), HumanCount(samples)));
     if lost == 0 {
         return Ok(());
     }
-    let reasons: Vec<_> = ledger.losses().iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let reasons: Vec<_> = losses.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     let error = Error::data(format!("lost: {}", reasons.join(", ")));
     Err(match &arguments.ledger {
         Some(path) => error.with_hint(format!("each is a line of {}", path.display())),
@@ -318,7 +323,7 @@ const HEADS: usize = 3;
 pub(super) fn heads(plan: &Plan) -> Vec<ShardHead> {
     let list = match ShardList::parse(&plan.stream.shards) {
         Ok(list) => list,
-        Err(error) => return vec![ShardHead { shard: plan.stream.shards.join(" "), head: Err(error) }],
+        Err(error) => return vec![ShardHead { shard: "stream.shards".into(), head: Err(error) }],
     };
     let first = list.shards.iter().take(HEADS);
     first.map(|url| ShardHead { shard: url.to_string(), head: head(url, &plan.stream) }).collect()

@@ -3,7 +3,7 @@
 //! In comes a typed plan; out come [`Problem`]s, none for a plan that can run. What only the data can tell (whether the
 //! list is finite, as `refresh = "full"` needs it, or longer than the bank) is not looked at here.
 
-use super::{Arch, Balance, Plan, Refresh, Schedule};
+use super::{Arch, AssignerKind, Balance, Encoder, Plan, Refresh, Schedule};
 
 /// A value that is out of its range, or at odds with another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +40,7 @@ impl Plan {
         checks.count("stream.lanes", stream.lanes, 1, 1_024);
         checks.above("stream.timeout_s", stream.timeout_s, 0.0);
         checks.at_least("stream.max_member_mib", stream.max_member_mib, 1);
-        checks.require(
-            stream.buffer_mib >= stream.max_member_mib,
-            &["stream.buffer_mib", "stream.max_member_mib"],
-            || {
-                format!(
-                    "stream.buffer_mib = {} must be at least stream.max_member_mib = {}, or its largest members never fit",
-                    stream.buffer_mib, stream.max_member_mib
-                )
-            },
-        );
+        checks.at_least("stream.buffer_mib", stream.buffer_mib, 1);
         checks.above("stream.max_megapixels", stream.max_megapixels, 0.0);
         checks.above_up_to("stream.max_loss_rate", stream.max_loss_rate, 0.0, 1.0);
         checks.at_least("stream.loss_window", stream.loss_window, 1);
@@ -115,6 +106,19 @@ impl Plan {
             || {
                 "cluster.every_steps = 0 means once a pass, which needs cluster.refresh = \"full\"; \
                  otherwise it must be at least 1"
+                    .into()
+            },
+        );
+        checks.require(
+            cluster.refresh == Refresh::Rolling || bank.encoder == Encoder::Assigner,
+            &["bank.encoder", "cluster.refresh"],
+            || "bank.encoder is a choice of cluster.refresh = \"rolling\": otherwise the student fills the bank".into(),
+        );
+        checks.require(
+            cluster.refresh != Refresh::Full || cluster.assigner == AssignerKind::Frozen,
+            &["cluster.assigner", "cluster.refresh"],
+            || {
+                "cluster.assigner = \"live\" has no effect with cluster.refresh = \"full\", whose labels are kept by id"
                     .into()
             },
         );
@@ -317,7 +321,7 @@ mod tests {
             "bank.capacity = 9999 must be at least cluster.k = 10000: each cluster needs a row to start from"
         );
         assert_eq!(only_problem(|plan| plan.views.size = 257).0, "views.resize views.size");
-        assert_eq!(only_problem(|plan| plan.stream.buffer_mib = 63).0, "stream.buffer_mib stream.max_member_mib");
+        assert_eq!(only_problem(|plan| plan.stream.buffer_mib = 0).0, "stream.buffer_mib");
         assert_eq!(only_problem(|plan| plan.train.schedule = Schedule::Cosine).0, "train.schedule train.steps");
         let late_warmup = |plan: &mut Plan| (plan.train.steps, plan.train.warmup_steps) = (10, 10);
         assert_eq!(only_problem(late_warmup).0, "train.warmup_steps train.steps");

@@ -26,7 +26,6 @@ pub struct Change {
 const ORDER: &str = "it decides the order of samples, in which the cursor of the run counts";
 const WEIGHTS: &str = "the weights of the run have this shape";
 const PIXELS: &str = "the weights of the run were trained on pixels of this scale";
-const BANK: &str = "the bank of the run was saved with this many rows";
 const CENTROIDS: &str = "the centroids of the run have this shape";
 const LABELS: &str = "the labels of the run come from it";
 
@@ -45,7 +44,6 @@ const FIXED: &[(&str, &str)] = &[
     ("views.std", PIXELS),
     ("model.arch", WEIGHTS),
     ("model.input", WEIGHTS),
-    ("bank.capacity", BANK),
     ("cluster.k", CENTROIDS),
     ("cluster.pca", CENTROIDS),
     ("cluster.method", LABELS),
@@ -89,7 +87,11 @@ impl Plan {
         }
         let mut what = format!("the run in {} cannot go on with a changed pipeline:", run.display());
         for Change { key, old, new, why } in changes {
-            what.push_str(&format!("\n  {key} = {new}, was {old}: {why}"));
+            match key {
+                // may hold passwords and signatures
+                "stream.shards" => what.push_str(&format!("\n  {key} has changed: {why}")),
+                _ => what.push_str(&format!("\n  {key} = {new}, was {old}: {why}")),
+            }
         }
         Err(Error::usage(what).with_hint("set these keys back, or start a new run with another --run"))
     }
@@ -105,6 +107,7 @@ mod tests {
     /// Keys that may change from one start to the next.
     const FREE: &[&str] = &[
         "stream.retries",
+        "bank.capacity",
         "stream.timeout_s",
         "stream.buffer_mib",
         "stream.max_megapixels",

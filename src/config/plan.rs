@@ -104,7 +104,7 @@ choice! {
         /// Centroids and assigner are of one network.
         Refill = "refill",
         /// The bank as it has filled during the cycle: costs nothing, but its rows are of older networks than the assigner.
-        /// Needs features that hold still between cycles; see README.
+        /// Needs features that hold still between cycles: ops/bench/RESULTS.md shows what happens otherwise.
         Rolling = "rolling",
         /// The whole list, encoded anew by the student: the paper's method, for finite lists.
         Full = "full",
@@ -220,7 +220,8 @@ pub struct StreamPlan {
     pub retries: u32,
     /// Seconds without a byte until a connection counts as dead.
     pub timeout_s: f64,
-    /// MiB of compressed members that may wait between the stages.
+    /// MiB of compressed members read ahead of the stream, over all lanes. The shuffle buffer comes on top: `shuffle` times
+    /// the size of an image.
     pub buffer_mib: usize,
     /// Largest member read, in MiB; larger ones are skipped and counted.
     pub max_member_mib: usize,

@@ -254,7 +254,14 @@ fn find(
                     }
                 }
                 Step::Lost(_) => {}
-                Step::End(_) => break,
+                Step::End(ending) => {
+                    if let Some(trouble) = ending.trouble {
+                        for slot in found.values_mut().filter(|slot| slot.is_err()) {
+                            *slot = Err(trouble.clone());
+                        }
+                    }
+                    break;
+                }
             }
         }
     }

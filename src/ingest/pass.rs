@@ -9,7 +9,7 @@ use super::lane::{Lane, Reader, Shared, fetch};
 use super::shuffle::{entering, leaver, permutation};
 use super::stream::Passes;
 use crate::config::StreamPlan;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shards::sample::{Lost, Step};
 use crate::shards::{Ending, Ledger, Loss, ShardSample, ShardUrl, Verdict, fingerprint};
 use futures_util::StreamExt;
@@ -250,6 +250,11 @@ impl Pass {
         for &place in places {
             let sample = match found.remove(&place) {
                 Some(Ok(sample)) => Some(sample),
+                Some(Err(trouble)) if trouble.reason.may_pass() => {
+                    let shard = &self.names[place.shard];
+                    return Err(Error::data(format!("cannot go on where the run was: {shard}: {trouble}"))
+                        .with_hint("start again when the shard can be read: nothing is lost"));
+                }
                 Some(Err(trouble)) => {
                     self.lose(place.shard, Lost { key: None, offset: place.offset, trouble });
                     None

@@ -23,13 +23,15 @@ pub struct Metrics {
 #[derive(Deserialize)]
 struct Position {
     step: u64,
+    cycle: Option<u64>,
 }
 
 impl Metrics {
-    /// Opens `path`, keeping the lines up to `resume_step`; without one the run starts anew and so does the file.
-    pub fn open(path: &Path, resume_step: Option<u64>) -> Result<Self> {
-        match resume_step {
-            Some(step) if path.is_file() => cut_after(path, step)?,
+    /// Opens `path`, keeping the lines up to the step and the cycle that a run goes on from; without these the run starts
+    /// anew and so does the file.
+    pub fn open(path: &Path, resumed: Option<(u64, u64)>) -> Result<Self> {
+        match resumed {
+            Some((step, cycle)) if path.is_file() => cut_after(path, step, cycle)?,
             _ => drop(File::create(path).map_err(|e| Error::file("create", path, &e))?),
         }
         let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::file("open", path, &e))?;
@@ -45,8 +47,8 @@ impl Metrics {
     }
 }
 
-/// Keeps whole lines of steps up to `last_step`; the kept ones are written aside and renamed, so a kill loses none.
-fn cut_after(path: &Path, last_step: u64) -> Result<()> {
+/// Keeps whole lines of steps up to `last_step` and of cycles up to `last_cycle`; the kept ones are written aside and renamed, so a kill loses none.
+fn cut_after(path: &Path, last_step: u64, last_cycle: u64) -> Result<()> {
     let aside = path.with_extension("jsonl.cut");
     let source = File::open(path).map_err(|e| Error::file("read", path, &e))?;
     let target = File::create(&aside).map_err(|e| Error::file("create", &aside, &e))?;
@@ -61,7 +63,7 @@ fn cut_after(path: &Path, last_step: u64) -> Result<()> {
         }
         let is_whole = line.ends_with(b"\n");
         match serde_json::from_slice::<Position>(&line) {
-            Ok(position) if position.step > last_step => {}
+            Ok(position) if position.step > last_step || position.cycle > Some(last_cycle) => {}
             Ok(_) if is_whole => writer.write_all(&line).map_err(|e| Error::file("write", &aside, &e))?,
             Ok(_) => tracing::debug!("the last line of {} has no end, dropped", path.display()),
             Err(error) if is_whole => tracing::warn!("a line of {} is no record, dropped: {error}", path.display()),
@@ -100,7 +102,7 @@ mod tests {
         torn.write_all(br#"{"kind":"alarm","step":15,"ala"#).expect("half a line");
         drop(torn);
 
-        let mut metrics = Metrics::open(&path, Some(20))?;
+        let mut metrics = Metrics::open(&path, Some((20, 9)))?;
         metrics.append(&alarm(30))?;
         assert_eq!(steps(&path), [10, 20, 20, 30]);
         assert!(!folder.path().join("metrics.jsonl.cut").exists());
@@ -112,7 +114,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("metrics.jsonl");
         fs::write(&path, serde_json::to_string(&alarm(1)).expect("a record")).expect("a line without end");
-        Metrics::open(&path, Some(5))?.append(&alarm(6))?;
+        Metrics::open(&path, Some((5, 9)))?.append(&alarm(6))?;
         assert_eq!(steps(&path), [6]);
         Ok(())
     }

@@ -20,9 +20,9 @@ pub use tensorboard::Histogram;
 
 use crate::config::Plan;
 use crate::error::Result;
+use crate::train::progress::Progress;
 
 use console::Console;
-use image::RgbImage;
 use metrics::Metrics;
 use std::path::Path;
 use std::time::Instant;
@@ -45,18 +45,21 @@ pub struct Observer {
 impl Observer {
     /// Opens the listeners of the run in `run_dir`, which exists.
     ///
-    /// `resume_step` is the step that the run goes on from, if it does: later records of an earlier session are
+    /// `resumed` is where the run goes on from, if it does: later records of an earlier session are
     /// forgotten. `bar` asks for a bar on standard error, which must be a terminal.
-    pub fn open(run_dir: &Path, plan: &Plan, resume_step: Option<u64>, bar: bool) -> Result<Self> {
-        let done = resume_step.unwrap_or(0);
-        let first_step = resume_step.map_or(0, |step| step + 1);
+    pub fn open(run_dir: &Path, plan: &Plan, resumed: Option<&Progress>, bar: bool) -> Result<Self> {
+        let done = resumed.map_or(0, |progress| progress.step);
+        let first_step = resumed.map_or(0, |progress| progress.step + 1);
         let events = match plan.observe.tensorboard {
             true => Some(EventFile::create(&run_dir.join("tensorboard"), first_step)?),
             false => None,
         };
         let total_steps = (plan.train.steps > 0).then_some(plan.train.steps);
         Ok(Self {
-            metrics: Metrics::open(&run_dir.join("metrics.jsonl"), resume_step)?,
+            metrics: Metrics::open(
+                &run_dir.join("metrics.jsonl"),
+                resumed.map(|progress| (progress.step, progress.cycle)),
+            )?,
             events,
             console: Console::new(total_steps, done, bar),
             summary: Summary::from_step(done),
@@ -85,17 +88,6 @@ impl Observer {
     /// Shows how far something is that makes no records.
     pub fn note(&mut self, text: &str) {
         self.console.note(text);
-    }
-
-    /// Shows a picture in TensorBoard.
-    pub fn image(&mut self, step: u64, tag: &str, picture: &RgbImage) -> Result<()> {
-        self.events.as_mut().map_or(Ok(()), |events| events.image(step, tag, picture))
-    }
-
-    /// Shows the distribution of `values` in TensorBoard.
-    pub fn histogram(&mut self, step: u64, tag: &str, values: &[f64]) -> Result<()> {
-        let (Some(events), Some(histogram)) = (&mut self.events, Histogram::of(values, BINS)) else { return Ok(()) };
-        events.histogram(step, tag, &histogram)
     }
 
     /// What this session has done so far.

@@ -1,6 +1,6 @@
 //! TensorBoard event files, written without TensorFlow.
 //!
-//! In: scalars, pictures and histograms with their step. Out: `events.out.tfevents.*`, a sequence of records framed as
+//! In: scalars and histograms with their step. Out: `events.out.tfevents.*`, a sequence of records framed as
 //! `u64 length · u32 masked CRC32-C of it · bytes · u32 masked CRC32-C of them` (all little-endian), each an `Event`
 //! message of TensorFlow's `event.proto`, encoded by hand: a dozen fields do not need a protobuf compiler.
 //!
@@ -8,9 +8,8 @@
 //! from that step on. What can go wrong: the disk.
 
 use crate::error::{Error, Result};
-use image::{ImageFormat, RgbImage};
 use std::fs::{self, File};
-use std::io::{Cursor, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -80,23 +79,6 @@ impl EventFile {
                         entry.float(2, *value as f32);
                     });
                 }
-            });
-        })
-    }
-
-    /// Writes a picture, as PNG.
-    pub fn image(&mut self, step: u64, tag: &str, picture: &RgbImage) -> Result<()> {
-        let mut png = Vec::new();
-        picture
-            .write_to(&mut Cursor::new(&mut png), ImageFormat::Png)
-            .map_err(|e| Error::data(format!("cannot encode the picture {tag} as PNG: {e}")))?;
-        self.value(step, tag, |entry| {
-            entry.message(4, |image| {
-                image.varint(1, u64::from(picture.height()));
-                image.varint(2, u64::from(picture.width()));
-                const RGB: u64 = 3;
-                image.varint(3, RGB);
-                image.bytes(4, &png);
             });
         })
     }

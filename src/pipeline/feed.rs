@@ -10,7 +10,7 @@ use crate::config::Plan;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Passes, Progress, RawSample};
-use crate::shards::{Ledger, Loss, ShardList, Trouble};
+use crate::shards::{Ledger, ShardList, Trouble};
 use crate::torch::device::Placement;
 use crate::train::upload::IN_FLIGHT;
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -163,18 +163,12 @@ fn run_decode(
 fn note(ledger: &Ledger, sample: &RawSample, outcome: &Result<Decoded, Trouble>) -> Result<()> {
     match outcome {
         Ok(decoded) => {
+            ledger.decoded(None);
             for notice in decoded.notices() {
                 ledger.notice(notice, 1);
             }
         }
-        Err(rejected) => ledger.lose(Loss {
-            pass: sample.meta.pass,
-            shard: sample.meta.shard.to_string(),
-            key: Some(sample.meta.key.clone()),
-            offset: sample.meta.offset,
-            reason: rejected.reason,
-            detail: rejected.detail.clone(),
-        }),
+        Err(trouble) => ledger.decoded(Some(sample.meta.loss(trouble.clone()))),
     }
     ledger.check()
 }

@@ -23,7 +23,7 @@ pub fn thumbnails(
     side: u32,
 ) -> Result<HashMap<SampleId, (SampleMeta, RgbImage)>> {
     let views = ViewsPlan { size: side, resize: side, ..plan.views.clone() };
-    let stream = StreamPlan { shuffle: 1, ..plan.stream.clone() };
+    let stream = StreamPlan { shuffle: 1, max_loss_rate: 1.0, ..plan.stream.clone() };
     let decoder = Decoder::new(&views, &stream);
     let ledger = Arc::new(Ledger::in_memory(&stream));
     let samples = ingest::stream(list, &stream, Passes::Once, Cursor::default(), ledger, Arc::new(Progress::default()));

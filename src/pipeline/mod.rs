@@ -46,6 +46,9 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     set_threads(&placement);
     tracing::info!("device {:?}: {}", placement.device, placement.reason);
     let list = ShardList::parse(&plan.stream.shards)?;
+    if list.duplicates > 0 {
+        tracing::warn!("{} shards are named more than once, and read once", list.duplicates);
+    }
     let runtime = start_runtime()?;
     let stop = Stop::default();
     stop.on_signals(runtime.handle())?;
@@ -56,10 +59,10 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         Some(snapshot) => Some(trainer.restore(&snapshot.path)?),
         None => None,
     };
-    let resume_step = resumed.is_some().then(|| trainer.progress().step);
-    let mut observer = Observer::open(folder, plan, resume_step, bar)?;
-    if let Some(step) = resume_step {
-        tracing::info!("{} goes on at step {step}", folder.display());
+    let progress = resumed.is_some().then(|| trainer.progress());
+    let mut observer = Observer::open(folder, plan, progress, bar)?;
+    if let Some(progress) = progress {
+        tracing::info!("{} goes on at step {}", folder.display(), progress.step);
     }
     let cursor = resumed.unwrap_or_default();
     let feed_plan = FeedPlan {
@@ -74,9 +77,13 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     let _heartbeat = Heartbeat::start(Arc::clone(&activity), describer(feed.progress()), say)
         .map_err(|error| Error::device(format!("cannot start the watching thread: {error}")))?;
     let started_at = trainer.progress().step;
+    let mut collapse = CollapseWatch::new(plan.train.batch_size, plan.cluster.every_steps, plan.observe.collapse_share);
+    if let Some(clustering) = trainer.clustering() {
+        collapse.clustered(&clustering.sizes);
+    }
     let mut run = Run {
         uploader: Uploader::new(placement.device),
-        collapse: CollapseWatch::new(plan.train.batch_size, plan.cluster.every_steps, plan.observe.collapse_share),
+        collapse,
         folder: folder.to_path_buf(),
         snapshot_step: started_at,
         snapshot_time: Instant::now(),
@@ -94,7 +101,10 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         observer: &mut observer,
     };
     let outcome = guard::guard("train", || run.go());
-    let last = run.last_snapshot();
+    let last = match &outcome {
+        Ok(()) | Err(Error::Interrupted { .. }) => None,
+        Err(_) => run.last_snapshot(),
+    };
     drop(run);
     match outcome {
         Ok(()) => Ok(observer.summary()),
@@ -170,7 +180,9 @@ impl Run<'_> {
         loop {
             if self.is_done() {
                 self.record_steps()?;
-                self.snapshot()?;
+                if self.trainer.progress().step > self.snapshot_step {
+                    self.snapshot()?;
+                }
                 return Ok(());
             }
             if self.trainer.cycle_due(None) && !self.cluster(self.trainer.progress().pass)? {
@@ -263,6 +275,7 @@ impl Run<'_> {
 
     /// One cycle. `false` if somebody asked to stop before its end.
     fn cluster(&mut self, next_pass: u64) -> Result<bool> {
+        let started = Instant::now();
         self.activity.enter(Stage::Cluster, "");
         let complete = match self.plan.cluster.refresh {
             Refresh::Refill => self.refill()?,
@@ -270,23 +283,26 @@ impl Run<'_> {
             Refresh::Full => self.encode_list()?,
         };
         if !complete {
+            self.trainer.begin_refresh(); // half of an encoding is worth nothing, and a snapshot need not hold it
             return Ok(false);
         }
         self.activity.enter(Stage::Cluster, format!("{} rows into {}", self.trainer.bank().len(), self.plan.cluster.k));
-        let (record, found) = self.trainer.cluster(next_pass)?;
+        let (record, found) = self.trainer.cluster(next_pass, started)?;
         found.write(&run_folder::clusters(&self.folder)?.join(format!("step-{:09}.arrow", record.step)))?;
         self.collapse.clustered(&record.sizes);
         self.observer.record(&Record::Cycle(record))?;
         Ok(true)
     }
 
-    /// Encodes the next `bank.capacity` samples of the stream with the student. `false` if somebody asked to stop before
-    /// its end; the stream then goes on from where it was.
+    /// Encodes the next `bank.capacity` samples of the stream with the student, or a whole pass where the list is shorter.
+    /// `false` if somebody asked to stop before its end; the stream then goes on from where it was.
     fn refill(&mut self) -> Result<bool> {
         let mut cursor = self.cursor.clone();
         let mut taken = 0;
+        let mut first_pass = None;
         self.trainer.begin_refresh();
         while taken < self.plan.bank.capacity {
+            self.activity.enter(Stage::Wait, "");
             let batch = match self.feed.next(&self.stop)? {
                 Next::Batch(batch) => self.uploader.upload(*batch)?,
                 Next::Stopped => return Ok(false),
@@ -296,6 +312,11 @@ impl Run<'_> {
             taken += batch.samples.len();
             cursor = batch.cursor.clone();
             self.show_encoding(taken);
+            let passes = batch.samples.iter().map(|sample| sample.pass);
+            let first = *first_pass.get_or_insert(passes.clone().min().unwrap_or(0));
+            if passes.max() > Some(first + 1) {
+                break; // the pass after the first is in, all of it
+            }
         }
         self.cursor = cursor;
         Ok(true)
@@ -310,6 +331,10 @@ impl Run<'_> {
 
     /// Encodes every sample of the list, once, with the student. `false` if somebody asked to stop before its end.
     fn encode_list(&mut self) -> Result<bool> {
+        match self.list.reload() {
+            Ok(list) => self.list = list,
+            Err(error) => tracing::warn!("the list cannot be read again, the old one is kept: {error}"),
+        }
         let feed_plan = FeedPlan {
             passes: Passes::Once,
             start: Cursor::default(),
@@ -322,6 +347,7 @@ impl Run<'_> {
         let mut uploader = Uploader::new(self.placement.device);
         self.trainer.begin_refresh();
         loop {
+            self.activity.enter(Stage::Wait, "");
             let batch = match feed.next(&self.stop)? {
                 Next::Batch(batch) => uploader.upload(*batch)?,
                 Next::End => return Ok(true),

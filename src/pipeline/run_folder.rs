@@ -2,17 +2,18 @@
 
 use crate::config::Plan;
 use crate::error::{Error, Result};
+use crate::snapshot;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Saves the resolved plan as `pipeline.toml`; in the folder of an earlier session, checks first that the run can go on
-/// with it.
+/// Saves the resolved plan as `pipeline.toml`; where an earlier session has left snapshots, checks first that the run
+/// can go on with it.
 ///
 /// # Errors
 /// Keys that differ from the earlier session's, where a run cannot change them.
 pub fn settle_plan(plan: &Plan, folder: &Path) -> Result<()> {
     let path = folder.join("pipeline.toml");
-    if path.is_file() {
+    if path.is_file() && !snapshot::folders(folder)?.is_empty() {
         Plan::load(&path, &[])?.ensure_run_can_go_on(plan, folder)?;
     }
     let aside = folder.join(".pipeline.toml.tmp");

@@ -1,6 +1,7 @@
 //! How a run is asked to stop: Ctrl-C or SIGTERM once finishes the step and writes a snapshot, twice leaves at once.
 
 use crate::error::{Error, Result};
+use crate::torch::leave_at_once;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -43,7 +44,7 @@ async fn listen(stop: Stop, mut interrupt: Signal, mut terminate: Signal) {
             _ = terminate.recv() => {}
         }
         if stop.is_requested() {
-            std::process::exit(130);
+            leave_at_once(130);
         }
         tracing::warn!("stopping: this step is finished and a snapshot written; once more leaves at once");
         stop.request();

@@ -3,6 +3,7 @@
 //! `{000..127}` counts with the zero padding of its first number, upwards or downwards; `{a,b}` lists; both nest and multiply.
 //! Unbalanced braces and absurdly large products are refused.
 
+use super::url::without_secrets;
 use crate::error::{Error, Result};
 
 /// More shards than anybody has: a slip in a pattern.
@@ -33,7 +34,7 @@ pub(super) fn split_joined(spec: &str) -> Vec<&str> {
 /// Everything that the braces of a spec stand for, in order.
 pub(super) fn expand_braces(spec: &str) -> Result<Vec<String>> {
     let expanded = expand(spec).map_err(|what| {
-        Error::usage(format!("shard spec \"{spec}\": {what}"))
+        Error::usage(format!("shard spec \"{}\": {what}", without_secrets(spec)))
             .with_hint("write {000..127} for a range and {a,b} for a choice")
     })?;
     Ok(expanded)

@@ -63,6 +63,7 @@ struct State {
     losses: BTreeMap<Reason, u64>,
     notices: BTreeMap<Notice, u64>,
     samples: Window,
+    images: Window,
     shards: Window,
     shards_that_worked: u64,
     last: Option<Loss>,
@@ -87,6 +88,7 @@ impl Ledger {
             losses: BTreeMap::new(),
             notices: BTreeMap::new(),
             samples: Window::of(plan.loss_window),
+            images: Window::of(plan.loss_window),
             shards: Window::of(SHARD_WINDOW),
             shards_that_worked: 0,
             last: None,
@@ -118,17 +120,17 @@ impl Ledger {
     fn read_back(&self, path: &Path, file: &mut File) -> Result<u64> {
         let mut state = self.state();
         let mut reader = BufReader::new(file);
-        let mut text = String::new();
+        let mut text = Vec::new();
         let (mut whole, mut number) = (0, 0);
         loop {
             text.clear();
-            let length = reader.read_line(&mut text).map_err(|source| Error::file("read", path, &source))?;
-            if !text.ends_with('\n') {
+            let length = reader.read_until(b'\n', &mut text).map_err(|source| Error::file("read", path, &source))?;
+            if !text.ends_with(b"\n") {
                 return Ok(whole);
             }
             whole += length as u64;
             number += 1;
-            let line: Line = serde_json::from_str(&text).map_err(|error| {
+            let line: Line = serde_json::from_slice(&text).map_err(|error| {
                 Error::data(format!("{} line {number}: {error}", path.display()))
                     .with_hint("this is not a ledger of shoal: move it away and start again")
             })?;
@@ -137,16 +139,25 @@ impl Ledger {
         }
     }
 
-    /// Records a loss, unless it is recorded already. Does not stop the run: see [`Ledger::check`].
+    /// Records something lost while reading, unless it is recorded already. Does not stop the run: see [`Ledger::check`].
     pub fn lose(&self, loss: Loss) {
         let mut state = self.state();
-        if !state.known.insert(loss.fingerprint()) {
-            return;
+        if state.record(loss) {
+            state.samples.lose();
         }
-        *state.losses.entry(loss.reason).or_default() += 1;
-        state.samples.lose();
-        state.write(&loss);
-        state.last = Some(loss);
+    }
+
+    /// Counts an image that was decoded, or lost then.
+    ///
+    /// Decoding has a window of its own: what it loses was read a whole shuffle buffer earlier.
+    pub fn decoded(&self, loss: Option<Loss>) {
+        let mut state = self.state();
+        state.images.advance();
+        if let Some(loss) = loss
+            && state.record(loss)
+        {
+            state.images.lose();
+        }
     }
 
     /// Counts something odd about samples that were kept.
@@ -183,21 +194,30 @@ impl Ledger {
         self.state().notices.clone()
     }
 
+    /// Whether every loss so far is in the file.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn ensure_written(&self) -> Result<()> {
+        match &self.state().write_failure {
+            Some(failure) => Err(Error::data(failure.clone()).with_hint("is the disk full?")),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the run may go on.
     ///
     /// # Errors
     /// Too large a share of samples or shards was lost, or the ledger cannot be written.
     pub fn check(&self) -> Result<()> {
+        self.ensure_written()?;
         let state = self.state();
-        if let Some(failure) = &state.write_failure {
-            return Err(Error::data(failure.clone()).with_hint("is the disk full?"));
-        }
         let limit = self.max_loss_rate;
-        if state.shards_that_worked == 0 && state.shards.total >= FIRST_SHARDS {
+        if state.shards_that_worked == 0 && state.samples.total == 0 && state.shards.total >= FIRST_SHARDS {
             let count = state.shards.total;
             return Err(state.stop(&format!("none of the first {count} shards can be read")));
         }
-        for (window, what) in [(&state.samples, "samples"), (&state.shards, "shards")] {
+        for (window, what) in [(&state.samples, "samples"), (&state.images, "images"), (&state.shards, "shards")] {
             if window.is_full() && window.rate() > limit {
                 let (percent, length) = (100.0 * window.rate(), window.length);
                 return Err(state.stop(&format!(
@@ -221,6 +241,17 @@ impl Ledger {
 }
 
 impl State {
+    /// Writes and counts a loss; false where it is recorded already.
+    fn record(&mut self, loss: Loss) -> bool {
+        if !self.known.insert(loss.fingerprint()) {
+            return false;
+        }
+        *self.losses.entry(loss.reason).or_default() += 1;
+        self.write(&loss);
+        self.last = Some(loss);
+        true
+    }
+
     fn write(&mut self, loss: &Loss) {
         let Some((path, file)) = &mut self.file else {
             return;

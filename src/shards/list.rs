@@ -92,7 +92,7 @@ fn collect(spec: &str, beside: Option<&Path>, depth: usize, found: &mut Vec<Shar
         }
         if present == 0 {
             let what = if items.len() == 1 { "there is nothing" } else { "none of its shards exists" };
-            return Err(Error::data(format!("shard spec \"{part}\": {what}")).with_hint(format!(
+            return Err(Error::data(format!("shard spec \"{}\": {what}", without_secrets(part))).with_hint(format!(
                 "check the path; relative ones start at {}",
                 std::env::current_dir().unwrap_or_default().display()
             )));

@@ -76,6 +76,13 @@ vocabulary! {
     }
 }
 
+impl Reason {
+    /// Whether the same bytes may well be there later.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Unreachable | Self::HttpStatus | Self::ConnectionLost)
+    }
+}
+
 vocabulary! {
     /// What was odd about a sample that was kept. Counted, never written line by line.
     Notice {

@@ -19,6 +19,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 /// Chunks (of some 10 to 100 kB) between the task that receives and the thread that reads.
 const CHUNKS_AHEAD: usize = 16;
@@ -31,6 +32,7 @@ pub struct Fetcher {
     client: Option<reqwest::Client>,
     runtime: tokio::runtime::Handle,
     retries: u32,
+    patience: Duration,
 }
 
 impl Fetcher {
@@ -47,7 +49,7 @@ impl Fetcher {
             true => Some(client(patience)?),
             false => None,
         };
-        Ok(Arc::new(Self { client, runtime, retries: plan.retries }))
+        Ok(Arc::new(Self { client, runtime, retries: plan.retries, patience }))
     }
 
     /// Waits for something asynchronous in the thread of a shard. Not for async code.
@@ -62,7 +64,8 @@ fn client(patience: Duration) -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(patience)
-        .read_timeout(patience)
+        // With HTTP/2 all shards of a host share one window: those that wait for their turn would starve the others.
+        .http1_only()
         .build()
         .map_err(|error| {
             Error::data(format!("cannot set up HTTP: {}", causes(error)))
@@ -202,7 +205,8 @@ fn open_remote(
     };
     let (head, opened) = oneshot::channel();
     let (chunks_in, chunks) = mpsc::channel(CHUNKS_AHEAD);
-    let request = Request { client, address: address.to_owned(), from, retries: fetcher.retries };
+    let (retries, patience) = (fetcher.retries, fetcher.patience);
+    let request = Request { client, address: address.to_owned(), from, retries, patience };
     let reading = Arc::clone(reading);
     fetcher.runtime.spawn(async move {
         let nobody_reads = chunks_in.clone();
@@ -225,6 +229,8 @@ struct Request {
     address: String,
     from: u64,
     retries: u32,
+    /// Time without a byte of a server that is being waited for. While nobody wants more bytes no time counts.
+    patience: Duration,
 }
 
 /// Whether another attempt may help.
@@ -251,11 +257,15 @@ impl Request {
             return;
         }
         loop {
-            let chunk = match response.chunk().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => return,
-                Err(error) => {
+            let chunk = match timeout(self.patience, response.chunk()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => return,
+                Ok(Err(error)) => {
                     let _ = chunks.send(Err(causes(error))).await;
+                    return;
+                }
+                Err(_) => {
+                    let _ = chunks.send(Err(format!("no byte for {} s", self.patience.as_secs_f64()))).await;
                     return;
                 }
             };
@@ -294,10 +304,11 @@ impl Request {
         if self.from > 0 {
             request = request.header(RANGE, format!("bytes={}-", self.from));
         }
-        let response = request
-            .send()
+        let unreachable = |detail| Refusal::Passing(Trouble::new(Reason::Unreachable, detail), None);
+        let response = timeout(self.patience, request.send())
             .await
-            .map_err(|error| Refusal::Passing(Trouble::new(Reason::Unreachable, causes(error)), None))?;
+            .map_err(|_| unreachable(format!("no answer for {} s", self.patience.as_secs_f64())))?
+            .map_err(|error| unreachable(causes(error)))?;
         let status = response.status();
         if let Some(refusal) = refusal(&response) {
             return Err(refusal);

@@ -40,21 +40,16 @@ pub fn fused_sgd(weights: &[Tensor], gradients: &[Tensor], momenta: &[Tensor], s
     if gradients.len() != weights.len() || (with_momentum && momenta.len() != weights.len()) {
         return Err(Error::device("optimiser: as many gradients and momenta as weights are needed"));
     }
+    let used_momenta = if with_momentum { momenta } else { &[] };
     for (weight, gradient) in weights.iter().zip(gradients) {
-        if weight.kind() != Kind::Float || gradient.kind() != Kind::Float || weight.size() != gradient.size() {
-            return Err(Error::device(format!(
-                "optimiser: weight {:?} of {:?} and gradient {:?} of {:?} do not fit",
-                weight.kind(),
-                weight.size(),
-                gradient.kind(),
-                gradient.size()
-            )));
-        }
+        check_fit(weight, gradient, "gradient")?;
+    }
+    for (weight, momentum) in weights.iter().zip(used_momenta) {
+        check_fit(weight, momentum, "momentum")?;
     }
     if weights.is_empty() {
         return Ok(());
     }
-    let used_momenta = if with_momentum { momenta } else { &[] };
     let mut stack = [
         list_of(weights)?,
         list_of(gradients)?,
@@ -70,6 +65,24 @@ pub fn fused_sgd(weights: &[Tensor], gradients: &[Tensor], momenta: &[Tensor], s
         0,                // found_inf
     ];
     call(c"aten::_fused_sgd_", &mut stack)
+}
+
+/// The kernel walks over the memory of all three alike.
+fn check_fit(weight: &Tensor, other: &Tensor, what: &str) -> Result<()> {
+    let fits = weight.kind() == Kind::Float
+        && other.kind() == Kind::Float
+        && weight.size() == other.size()
+        && weight.device() == other.device();
+    if fits {
+        return Ok(());
+    }
+    Err(Error::device(format!(
+        "optimiser: weight {:?} {:?} and {what} {:?} {:?} do not fit",
+        weight.kind(),
+        weight.size(),
+        other.kind(),
+        other.size()
+    )))
 }
 
 fn call(operator: &CStr, stack: &mut [u64]) -> Result<()> {

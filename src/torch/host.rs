@@ -33,6 +33,9 @@ impl HostBuffer {
     /// The bytes, to write.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         let len = self.len();
+        if len == 0 {
+            return &mut [];
+        }
         // SAFETY: the tensor is contiguous, of kind Uint8, owns `len` bytes, and lives as long as `self`, which is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.bytes.data_ptr().cast::<u8>(), len) }
     }

@@ -9,7 +9,9 @@
 pub mod cuda;
 pub mod device;
 mod dispatch;
+mod exit;
 mod host;
 
 pub use dispatch::{SgdSettings, fused_sgd};
+pub use exit::leave_at_once;
 pub use host::HostBuffer;

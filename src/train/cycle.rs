@@ -17,8 +17,10 @@ use crate::seed;
 use std::time::Instant;
 use tch::Tensor;
 
-/// Rows over which a clustering is compared with the one before: each costs a forward pass of the old assigner.
+/// Rows over which a clustering is compared with the one before, at least; each costs a forward pass of the old assigner.
 const COMPARED_ROWS: usize = 50_000;
+/// The same for each cluster: with fewer, two clusterings that have nothing in common seem to agree.
+const COMPARED_ROWS_A_CLUSTER: usize = 50;
 
 impl Trainer {
     /// Whether the labels are to be renewed before the next step.
@@ -46,11 +48,12 @@ impl Trainer {
 
     /// With `refresh = "refill"`: encodes one batch of the stream with the student, which becomes the assigner.
     ///
-    /// The labels that the present assigner gives the first `COMPARED_ROWS` go along, to be compared with the new ones.
+    /// The labels that the present assigner gives the first of them go along, to be compared with the new ones.
     pub fn refill(&mut self, batch: &DeviceBatch) -> Result<()> {
+        let compared = COMPARED_ROWS.max(COMPARED_ROWS_A_CLUSTER * self.plan.cluster.k);
         let before = match &self.clustering {
-            Some(clustering) if self.bank.len() < COMPARED_ROWS => {
-                Some(clustering.assign(&self.encode(&self.assigner, &batch.center)?)?.0)
+            Some(clustering) if self.bank.len() < compared => {
+                Some(clustering.assign(&self.encode(self.labeller(), &batch.center)?)?.0)
             }
             _ => None,
         };
@@ -73,9 +76,8 @@ impl Trainer {
 
     /// Clusters the bank, takes the student as assigner, renews the head.
     ///
-    /// `next_pass` is the pass that the new labels are for. Gives the record, and which sample is in which cluster.
-    pub fn cluster(&mut self, next_pass: u64) -> Result<(CycleRecord, Assignments)> {
-        let started = Instant::now();
+    /// `next_pass` is the pass that the new labels are for; the cycle `started` when its encoding did. Gives the record, and which sample is in which cluster.
+    pub fn cluster(&mut self, next_pass: u64, started: Instant) -> Result<(CycleRecord, Assignments)> {
         self.interval.settle(&mut self.progress)?;
         let cycle = self.progress.cycle + 1;
         let seed = seed::of(self.plan.stream.seed, "cluster", cycle);

@@ -4,8 +4,8 @@
 //! batches, cluster, save, go on from what was saved. Who tells it is the loop in `pipeline`. Nothing here reads shards or
 //! writes files of a run except through [`Trainer::save`] and [`Trainer::restore`].
 //!
-//! A step (facts: paper, section 3.2 and 4.3): the assigner encodes the center views; the rows go to the bank; the nearest
-//! centroids are the labels; the student learns them from the train views.
+//! A step (paper, sections 3.2 and 4.3): the assigner encodes the center views, the nearest centroids are the labels, the student
+//! learns them from the train views.
 
 pub mod balance;
 pub mod labels;
@@ -129,7 +129,9 @@ impl Trainer {
         let started = Instant::now();
         let mut labels = Vec::with_capacity(block.len());
         for batch in block {
-            labels.push(self.label(batch)?);
+            let new = self.label(batch)?;
+            self.interval.add_labels(new.shallow_clone());
+            labels.push(new);
         }
         self.interval.times.assign += started.elapsed();
 
@@ -160,7 +162,11 @@ impl Trainer {
         let samples: Vec<_> = block.iter().flat_map(|batch| &batch.samples).collect();
         let labels_here = Vec::<i64>::try_from(&labels)?;
         let (seed, step) = (self.plan.stream.seed, self.progress.step);
-        for rows in draw_window(&labels_here, self.plan.train.batch_size, seed, step) {
+        let left = match self.plan.train.steps {
+            0 => usize::MAX,
+            steps => usize::try_from(steps.saturating_sub(step)).unwrap_or(usize::MAX),
+        };
+        for rows in draw_window(&labels_here, self.plan.train.batch_size, seed, step).into_iter().take(left) {
             let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
             let index = Tensor::from_slice(&index).to_device(self.device);
             let drawn_labels = labels.f_index_select(0, &index)?;
@@ -176,7 +182,8 @@ impl Trainer {
 
     /// The record of the steps since the last one, and their labels in order.
     pub fn close_interval(&mut self, losses: BTreeMap<String, u64>) -> Result<(StepRecord, Vec<i64>)> {
-        let labels = self.interval.settle(&mut self.progress)?;
+        self.interval.settle(&mut self.progress)?;
+        let labels = self.interval.take_labels();
         labels::check_finite(self.progress.loss_sum, self.progress.step)?;
         let lr = schedule::learning_rate(&self.plan.train, self.progress.step.saturating_sub(1));
         let next_cycle = match (self.progress.clustered_at, self.plan.cluster.every_steps) {
@@ -184,6 +191,14 @@ impl Trainer {
             _ => None,
         };
         Ok((self.interval.close(&mut self.progress, lr, next_cycle, losses), labels))
+    }
+
+    /// Who gives labels between two clusterings.
+    fn labeller(&self) -> &Backbone {
+        match self.plan.cluster.assigner {
+            AssignerKind::Frozen => &self.assigner,
+            AssignerKind::Live => &self.student,
+        }
     }
 
     fn fills_from_training(&self) -> bool {
@@ -208,11 +223,7 @@ impl Trainer {
         if let Some(labels) = labels::look_up(&self.labels_by_id, &batch.samples, self.device)? {
             return Ok(labels);
         }
-        let labeller = match self.plan.cluster.assigner {
-            AssignerKind::Frozen => &self.assigner,
-            AssignerKind::Live => &self.student,
-        };
-        let features = self.encode(labeller, &batch.center)?;
+        let features = self.encode(self.labeller(), &batch.center)?;
         let clustering = self.clustering.as_ref().ok_or_else(no_labels)?;
         let (labels, _) = clustering.assign(&features)?;
         if self.plan.cluster.refresh != Refresh::Rolling {
@@ -245,7 +256,7 @@ impl Trainer {
         self.optimizer.step(lr)?;
         head_optimizer.step(lr)?;
         self.progress.step += 1;
-        self.interval.add(loss.f_detach()?, labels.shallow_clone());
+        self.interval.add_loss(loss.f_detach()?);
         Ok(features.f_detach()?)
     }
 }

@@ -64,8 +64,11 @@ impl Sgd {
         self.names.iter().cloned().zip(self.momenta.iter().map(Tensor::shallow_clone)).collect()
     }
 
-    /// Copies momenta in; every one must be there.
+    /// Copies momenta in; every one must be there. None at all are those of a run that had no momentum: they start at zero.
     pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<()> {
+        if state.is_empty() {
+            return Ok(());
+        }
         let _guard = tch::no_grad_guard();
         for (name, momentum) in self.names.iter().zip(&mut self.momenta) {
             let Some((_, saved)) = state.iter().find(|(saved_name, _)| saved_name == name) else {

@@ -62,6 +62,7 @@ pub struct Times {
 pub struct Interval {
     losses: Vec<Tensor>,
     labels: Vec<Tensor>,
+    labels_read: Vec<i64>,
     started: Instant,
     images: u64,
     /// Wall time by stage.
@@ -70,16 +71,27 @@ pub struct Interval {
 
 impl Default for Interval {
     fn default() -> Self {
-        Self { losses: Vec::new(), labels: Vec::new(), started: Instant::now(), images: 0, times: Times::default() }
+        Self {
+            losses: Vec::new(),
+            labels: Vec::new(),
+            labels_read: Vec::new(),
+            started: Instant::now(),
+            images: 0,
+            times: Times::default(),
+        }
     }
 }
 
 impl Interval {
-    /// One step's loss (a scalar) and labels (`[B]`), both detached.
-    pub fn add(&mut self, loss: Tensor, labels: Tensor) {
+    /// The new labels of a batch, `[B]`: as the assigner gives them, before anything is balanced.
+    pub fn add_labels(&mut self, labels: Tensor) {
         self.images += labels.size().first().map_or(0, |rows| *rows as u64);
-        self.losses.push(loss);
         self.labels.push(labels);
+    }
+
+    /// One step's loss: a scalar, detached.
+    pub fn add_loss(&mut self, loss: Tensor) {
+        self.losses.push(loss);
     }
 
     /// Whether no step has been added since the last read.
@@ -88,11 +100,9 @@ impl Interval {
     }
 
     /// Reads what lies on the device into `progress`.
-    ///
-    /// Returns the labels read, in order.
-    pub fn settle(&mut self, progress: &mut Progress) -> Result<Vec<i64>> {
-        if self.losses.is_empty() {
-            return Ok(Vec::new());
+    pub fn settle(&mut self, progress: &mut Progress) -> Result<()> {
+        if self.losses.is_empty() || self.labels.is_empty() {
+            return Ok(());
         }
         let started = Instant::now();
         let losses = Vec::<f64>::try_from(Tensor::f_stack(&self.losses, 0)?.f_to_kind(Kind::Double)?)?;
@@ -106,8 +116,14 @@ impl Interval {
         for label in &labels {
             *progress.label_counts.entry(*label).or_default() += 1;
         }
+        self.labels_read.extend(labels);
         self.times.train += started.elapsed();
-        Ok(labels)
+        Ok(())
+    }
+
+    /// The labels read since the last time, in order.
+    pub fn take_labels(&mut self) -> Vec<i64> {
+        std::mem::take(&mut self.labels_read)
     }
 
     /// Closes the interval: its record, and a fresh start.

@@ -74,6 +74,7 @@ pub struct CycleRecord {
     /// Sum of squared distances to the centroids, divided by rows.
     pub objective: f64,
     /// Normalised mutual information (geometric) with the previous labels of the same samples; none at the first cycle.
+    /// Chance is above 0 where there are few samples a cluster: about 0.65 for 20, 0.5 for 100, with k = 10,000.
     pub nmi_prev: Option<f64>,
     /// The same with the labels of the stream (`.cls`), where it has them.
     pub nmi_labels: Option<f64>,

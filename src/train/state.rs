@@ -70,6 +70,7 @@ impl Trainer {
     pub fn save(&mut self, folder: &Path, cursor: &Cursor) -> Result<()> {
         self.interval.settle(&mut self.progress)?;
         super::labels::check_finite(self.progress.loss_sum, self.progress.step)?;
+        self.check_weights()?;
         let none = BTreeMap::new();
         state::write_safetensors(&folder.join("model.safetensors"), &self.student.state()?, &model_metadata(self)?)?;
         state::write_safetensors(
@@ -89,6 +90,17 @@ impl Trainer {
         }
         self.bank.write(&folder.join("bank.arrow"))?;
         Position { cursor: cursor.clone(), progress: self.progress.clone() }.write(folder)
+    }
+
+    /// A step can overflow after its loss was measured: such weights must not pass for a good snapshot.
+    fn check_weights(&self) -> Result<()> {
+        for (name, weight) in self.student.state()? {
+            if !bool::try_from(weight.f_isfinite()?.f_all()?)? {
+                return Err(Error::data(format!("the weights {name} are not finite at step {}", self.progress.step))
+                    .with_hint("go back to the last snapshot with a lower train.lr"));
+            }
+        }
+        Ok(())
     }
 
     /// Takes everything back from `folder`; the position in the stream.
