@@ -110,6 +110,24 @@ async fn bad_servers_cost_their_shards_and_are_named_without_secrets() {
     assert!(text.contains("/cut.tar") && text.contains("<html>Sign in") && !text.contains("secret"), "{text}");
 }
 
+#[tokio::test]
+async fn a_reader_that_rests_longer_than_the_patience_with_servers_loses_nothing() {
+    let count = 5_000; // more than sockets and channels hold
+    let server = Server::start([("/a.tar", vec![Answer::Whole(shard("a", count))])]).await;
+    let plan = StreamPlan { timeout_s: 0.3, buffer_mib: 1, ..plan() };
+    let ledger = Arc::new(Ledger::in_memory(&plan));
+    let specs = list(&[server.url("/a.tar")]);
+    let mut samples = pin!(stream(specs, &plan, Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default()));
+    let mut got = Vec::new();
+    while let Some(sample) = samples.next().await {
+        got.push(sample.unwrap().meta.key);
+        if got.len() == 10 {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await; // a clustering, say
+        }
+    }
+    assert_eq!((got, ledger.losses()), (keys("a", count), BTreeMap::new()));
+}
+
 /// Takes so many samples of an endless stream.
 async fn take(specs: &[String], start: Cursor, count: usize) -> Vec<RawSample> {
     let ledger = Arc::new(Ledger::in_memory(&plan()));

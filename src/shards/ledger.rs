@@ -344,6 +344,19 @@ mod tests {
     }
 
     #[test]
+    fn what_decoding_loses_counts_against_what_is_decoded() {
+        // 1,000 samples were read long before; of 1,000 images 3 % are lost, then 30 %
+        for (lost_of_100, stops) in [(3, false), (30, true)] {
+            let ledger = Ledger::in_memory(&plan(0.1, 1_000));
+            ledger.seen(1_000);
+            for image in 0..1_000 {
+                ledger.decoded((image % 100 < lost_of_100).then(|| loss(0, image)));
+            }
+            assert_eq!(ledger.check().is_err(), stops, "{lost_of_100} %");
+        }
+    }
+
+    #[test]
     fn a_loss_is_written_once_even_across_restarts_and_torn_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
