@@ -86,7 +86,8 @@ fn collect(spec: &str, beside: Option<&Path>, depth: usize, found: &mut Vec<Shar
         for item in &items {
             if collect_item(item, beside, found)? {
                 present += 1;
-            } else {
+            } else if !item.contains(['*', '?', '[']) {
+                // missing, and the ledger will say so; a pattern that matches nothing names no shard
                 found.push(ShardUrl::local(beside.unwrap_or(Path::new("")).join(item)));
             }
         }
