@@ -2,7 +2,7 @@
 
 use crate::server::{Answer, Server};
 use futures_util::StreamExt;
-use shoal::config::StreamPlan;
+use shoal::config::{FetchPlan, StreamPlan};
 use shoal::ingest::{Cursor, Passes, Progress, RawSample, stream};
 use shoal::shards::audit::{audit, glance};
 use shoal::shards::pack::{PackOptions, pack};
@@ -30,18 +30,23 @@ fn shard(name: &str, count: usize) -> Vec<u8> {
 }
 
 fn plan() -> StreamPlan {
-    StreamPlan { timeout_s: 2.0, retries: 2, lanes: 2, shuffle: 8, max_loss_rate: 1.0, ..StreamPlan::default() }
+    StreamPlan { lanes: 2, shuffle: 8, max_loss_rate: 1.0, ..StreamPlan::default() }
 }
 
 fn list(specs: &[String]) -> ShardList {
     ShardList::parse(specs).unwrap()
 }
 
+fn fetch() -> FetchPlan {
+    FetchPlan { timeout_s: 2.0, retries: 2 }
+}
+
 /// One pass in the order of the list: keys, and the losses.
 async fn read_once(specs: &[String]) -> (Vec<String>, BTreeMap<Reason, u64>) {
     let ledger = Arc::new(Ledger::in_memory(&plan()));
     let progress = Arc::new(Progress::default());
-    let samples = stream(list(specs), &plan(), Passes::Once, Cursor::default(), Arc::clone(&ledger), progress);
+    let samples =
+        stream(list(specs), &plan(), &fetch(), Passes::Once, Cursor::default(), Arc::clone(&ledger), progress);
     let keys = samples.map(|sample| sample.unwrap().meta.key).collect().await;
     (keys, ledger.losses())
 }
@@ -78,7 +83,8 @@ async fn bad_servers_cost_their_shards_and_are_named_without_secrets() {
     let path = folder.path().join("ledger.jsonl");
     let ledger = Arc::new(Ledger::open(&path, &plan()).unwrap());
     let specs = [server.url("/{missing,busy,private,login,cut,stall,ok}.tar"), "http://127.0.0.1:1/x.tar".to_owned()];
-    let samples = stream(list(&specs), &plan(), Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default());
+    let samples =
+        stream(list(&specs), &plan(), &fetch(), Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default());
     let got: Vec<String> = samples.map(|sample| sample.unwrap().meta.key).collect().await;
 
     let header_and_data = |i: usize| 512 + (4 + format!("c{i}").len() * 400_usize).next_multiple_of(512);
@@ -114,10 +120,12 @@ async fn bad_servers_cost_their_shards_and_are_named_without_secrets() {
 async fn a_reader_that_rests_longer_than_the_patience_with_servers_loses_nothing() {
     let count = 5_000; // more than sockets and channels hold
     let server = Server::start([("/a.tar", vec![Answer::Whole(shard("a", count))])]).await;
-    let plan = StreamPlan { timeout_s: 0.3, buffer_mib: 1, ..plan() };
+    let plan = StreamPlan { buffer_mib: 1, ..plan() };
+    let fetch = FetchPlan { timeout_s: 0.3, ..fetch() };
     let ledger = Arc::new(Ledger::in_memory(&plan));
     let specs = list(&[server.url("/a.tar")]);
-    let mut samples = pin!(stream(specs, &plan, Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default()));
+    let mut samples =
+        pin!(stream(specs, &plan, &fetch, Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default()));
     let mut got = Vec::new();
     while let Some(sample) = samples.next().await {
         got.push(sample.unwrap().meta.key);
@@ -131,7 +139,7 @@ async fn a_reader_that_rests_longer_than_the_patience_with_servers_loses_nothing
 /// Takes so many samples of an endless stream.
 async fn take(specs: &[String], start: Cursor, count: usize) -> Vec<RawSample> {
     let ledger = Arc::new(Ledger::in_memory(&plan()));
-    let samples = stream(list(specs), &plan(), Passes::Endless, start, ledger, Arc::default());
+    let samples = stream(list(specs), &plan(), &fetch(), Passes::Endless, start, ledger, Arc::default());
     pin!(samples).take(count).map(Result::unwrap).collect().await
 }
 
@@ -162,11 +170,12 @@ async fn a_remote_stream_goes_on_from_a_cursor_with_and_without_ranges() {
 async fn dropping_a_stream_leaves_a_silent_server_at_once() {
     let server = Server::start([("/stall.tar", vec![Answer::Stall(shard("c", 40), 9_000)])]).await;
     let progress = Arc::new(Progress::default());
-    let plan = StreamPlan { timeout_s: 3_600.0, ..plan() };
-    let ledger = Arc::new(Ledger::in_memory(&plan));
+    let fetch = FetchPlan { timeout_s: 3_600.0, ..fetch() };
+    let ledger = Arc::new(Ledger::in_memory(&plan()));
     let samples = stream(
         list(&[server.url("/stall.tar")]),
-        &plan,
+        &plan(),
+        &fetch,
         Passes::Once,
         Cursor::default(),
         ledger,
@@ -258,7 +267,7 @@ async fn what_was_packed_comes_back() {
     assert_eq!((packed.shards.len(), packed.samples), (4, 18));
     let ledger = Arc::new(Ledger::in_memory(&plan()));
     let specs = [out.path().display().to_string()];
-    let samples = stream(list(&specs), &plan(), Passes::Once, Cursor::default(), ledger, Arc::default());
+    let samples = stream(list(&specs), &plan(), &fetch(), Passes::Once, Cursor::default(), ledger, Arc::default());
     let mut count = 0;
     for sample in samples.collect::<Vec<_>>().await {
         let sample = sample.unwrap();
@@ -283,8 +292,11 @@ async fn an_audit_accounts_for_every_shard() {
         "a1" => Err(Trouble::new(Reason::DecodeFailed, "as the test wants it")),
         _ => Ok(vec![Notice::Rotated]),
     };
-    let reports: Vec<_> =
-        audit(&list, &plan(), Arc::clone(&ledger), Arc::new(judge)).unwrap().map(Result::unwrap).collect().await;
+    let reports: Vec<_> = audit(&list, &plan(), &fetch(), Arc::clone(&ledger), Arc::new(judge))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+        .await;
     let shown: Vec<_> = reports.iter().map(|report| (report.ending.verdict, report.samples)).collect();
     let cut = whole.len() as u64 - 2_000;
     assert_eq!(
@@ -296,7 +308,7 @@ async fn an_audit_accounts_for_every_shard() {
     assert_eq!(ledger.losses().values().sum::<u64>(), 5);
     assert_eq!(ledger.notices(), BTreeMap::from([(Notice::Rotated, 5)]));
 
-    let glances: Vec<_> = glance(&list, &plan()).unwrap().map(Result::unwrap).collect().await;
+    let glances: Vec<_> = glance(&list, &plan(), &fetch()).unwrap().map(Result::unwrap).collect().await;
     assert_eq!(glances[0].beginning.as_ref().unwrap().first_key.as_deref(), Some("a0"));
     assert_eq!(glances[0].beginning.as_ref().unwrap().stored_bytes, Some(whole.len() as u64));
     assert_eq!(glances[2].beginning.as_ref().unwrap_err().reason, Reason::NotAnArchive);

@@ -1,7 +1,7 @@
 //! `shoal shards`: what a list holds, whether all of it can be read, and shards from a folder.
 
 use super::doctor::ShardHead;
-use crate::config::{Plan, StreamPlan};
+use crate::config::{FetchPlan, Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, RawSample, SampleMeta};
@@ -131,7 +131,7 @@ fn list(arguments: &ListArguments) -> Result<()> {
         }));
     } else {
         start_runtime()?.block_on(async {
-            let mut glances = std::pin::pin!(glance(&list, &StreamPlan::default())?);
+            let mut glances = std::pin::pin!(glance(&list, &StreamPlan::default(), &FetchPlan::default())?);
             while let Some(glance) = glances.next().await {
                 let glance = glance?;
                 let beginning = glance.beginning.as_ref().ok();
@@ -196,7 +196,7 @@ fn check(arguments: &CheckArguments) -> Result<()> {
     let bar = progress_bar(list.shards.len() as u64);
     let mut all = Vec::new();
     start_runtime()?.block_on(async {
-        let mut reports = std::pin::pin!(audit(&list, &plan, Arc::clone(&ledger), judge)?);
+        let mut reports = std::pin::pin!(audit(&list, &plan, &FetchPlan::default(), Arc::clone(&ledger), judge)?);
         while let Some(report) = reports.next().await {
             let checked = Checked::of(report?);
             bar.inc(1);
@@ -326,10 +326,10 @@ pub(super) fn heads(plan: &Plan) -> Vec<ShardHead> {
         Err(error) => return vec![ShardHead { shard: "stream.shards".into(), head: Err(error) }],
     };
     let first = list.shards.iter().take(HEADS);
-    first.map(|url| ShardHead { shard: url.to_string(), head: head(url, &plan.stream) }).collect()
+    first.map(|url| ShardHead { shard: url.to_string(), head: head(url, &plan.fetch) }).collect()
 }
 
-fn head(url: &ShardUrl, plan: &StreamPlan) -> Result<Vec<u8>> {
+fn head(url: &ShardUrl, plan: &FetchPlan) -> Result<Vec<u8>> {
     let runtime = start_runtime()?;
     let _context = runtime.enter();
     let fetcher = Fetcher::new(std::slice::from_ref(url), plan)?;

@@ -19,6 +19,7 @@ impl Plan {
     pub fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
         self.check_stream(&mut checks);
+        checks.above("fetch.timeout_s", self.fetch.timeout_s, 0.0);
         self.check_views(&mut checks);
         self.check_labels(&mut checks);
         self.check_train(&mut checks);
@@ -38,7 +39,6 @@ impl Plan {
             format!("stream.seed = {} must be at most {}", stream.seed, i64::MAX)
         });
         checks.count("stream.lanes", stream.lanes, 1, 1_024);
-        checks.above("stream.timeout_s", stream.timeout_s, 0.0);
         checks.at_least("stream.max_member_mib", stream.max_member_mib, 1);
         checks.at_least("stream.buffer_mib", stream.buffer_mib, 1);
         checks.above("stream.max_megapixels", stream.max_megapixels, 0.0);
@@ -280,7 +280,7 @@ mod tests {
             ("stream.shards", |plan| plan.stream.shards.push(" ".into())),
             ("stream.seed", |plan| plan.stream.seed = u64::MAX),
             ("stream.lanes", |plan| plan.stream.lanes = 0),
-            ("stream.timeout_s", |plan| plan.stream.timeout_s = 0.0),
+            ("fetch.timeout_s", |plan| plan.fetch.timeout_s = 0.0),
             ("stream.max_member_mib", |plan| plan.stream.max_member_mib = 0),
             ("stream.max_megapixels", |plan| plan.stream.max_megapixels = f64::NAN),
             ("stream.max_loss_rate", |plan| plan.stream.max_loss_rate = 1.1),

@@ -106,9 +106,9 @@ mod tests {
 
     /// Keys that may change from one start to the next.
     const FREE: &[&str] = &[
-        "stream.retries",
+        "fetch.retries",
         "bank.capacity",
-        "stream.timeout_s",
+        "fetch.timeout_s",
         "stream.buffer_mib",
         "stream.max_megapixels",
         "stream.max_loss_rate",

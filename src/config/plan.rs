@@ -186,6 +186,8 @@ choice! {
 pub struct Plan {
     /// Where the photographs come from.
     pub stream: StreamPlan,
+    /// How bytes come over the network.
+    pub fetch: FetchPlan,
     /// What is cut from each photograph.
     pub views: ViewsPlan,
     /// The network.
@@ -216,10 +218,6 @@ pub struct StreamPlan {
     pub lanes: usize,
     /// Samples (still compressed) in the shuffle buffer: about 120 kB each for 500-pixel photographs.
     pub shuffle: usize,
-    /// Attempts at a shard that cannot be reached, after the first.
-    pub retries: u32,
-    /// Seconds without a byte until a connection counts as dead.
-    pub timeout_s: f64,
     /// MiB of compressed members read ahead of the stream, over all lanes. The shuffle buffer comes on top: `shuffle` times
     /// the size of an image.
     pub buffer_mib: usize,
@@ -242,8 +240,6 @@ impl Default for StreamPlan {
             seed: 31,
             lanes: 8,
             shuffle: 5_000,
-            retries: 8,
-            timeout_s: 30.0,
             buffer_mib: 256,
             max_member_mib: 64,
             max_megapixels: 100.0,
@@ -251,6 +247,22 @@ impl Default for StreamPlan {
             loss_window: 1_000,
             exif: true,
         }
+    }
+}
+
+/// `[fetch]`: how bytes come over the network. None of it changes what arrives, or in which order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FetchPlan {
+    /// Attempts at a shard that cannot be reached, after the first.
+    pub retries: u32,
+    /// Seconds without a byte until a connection counts as dead.
+    pub timeout_s: f64,
+}
+
+impl Default for FetchPlan {
+    fn default() -> Self {
+        Self { retries: 8, timeout_s: 30.0 }
     }
 }
 

@@ -9,7 +9,7 @@ use super::lane::Shared;
 use super::pass::{Pass, Rules, Waiter};
 use super::progress::Progress;
 use super::{RawSample, SampleMeta};
-use crate::config::StreamPlan;
+use crate::config::{FetchPlan, StreamPlan};
 use crate::error::Result;
 use crate::shards::source::Fetcher;
 use crate::shards::{Ledger, Notice, SampleId, ShardList, ShardSample};
@@ -32,6 +32,7 @@ pub enum Passes {
 pub fn stream(
     list: ShardList,
     plan: &StreamPlan,
+    fetch: &FetchPlan,
     passes: Passes,
     start: Cursor,
     ledger: Arc<Ledger>,
@@ -41,6 +42,7 @@ pub fn stream(
         rules: Rules::new(plan, passes, ledger),
         list,
         plan: plan.clone(),
+        fetch: fetch.clone(),
         passes,
         progress,
         checkpoint_every: CHECKPOINT_EVERY,
@@ -64,6 +66,7 @@ pub(super) struct Feed {
     pub rules: Rules,
     pub list: ShardList,
     pub plan: StreamPlan,
+    pub fetch: FetchPlan,
     pub passes: Passes,
     pub progress: Arc<Progress>,
     pub checkpoint_every: u64,
@@ -81,7 +84,7 @@ struct Running {
 
 impl Feed {
     fn shared(&self) -> Result<Arc<Shared>> {
-        let fetcher = Fetcher::new(&self.list.shards, &self.plan)?;
+        let fetcher = Fetcher::new(&self.list.shards, &self.fetch)?;
         Ok(Shared::new(fetcher, Arc::clone(&self.progress), &self.plan, self.rules.lanes + 1))
     }
 

@@ -4,7 +4,7 @@ use super::stream::{Feed, run};
 use super::*;
 use crate::config::StreamPlan;
 use crate::error::Result;
-use crate::shards::testing::{gzip, ledger, list_of, plan, samples, zstd};
+use crate::shards::testing::{fetch, gzip, ledger, list_of, plan, samples, zstd};
 use crate::shards::{Ledger, Reason, ShardList};
 use futures_util::{Stream, StreamExt};
 use proptest::prelude::*;
@@ -17,6 +17,7 @@ fn feed(list: &ShardList, plan: &StreamPlan, ledger: &Arc<Ledger>, checkpoint_ev
         rules: super::pass::Rules::new(plan, Passes::Endless, Arc::clone(ledger)),
         list: list.clone(),
         plan: plan.clone(),
+        fetch: fetch(),
         passes: Passes::Endless,
         progress: Arc::default(),
         checkpoint_every,
@@ -209,7 +210,7 @@ fn nothing_at_all_is_an_error() {
     let shards: Vec<_> = (0..5).map(|i| (format!("{i}.tar"), b"<html>".repeat(200))).collect();
     let list = list_of(folder.path(), &shards);
     for passes in [Passes::Endless, Passes::Once] {
-        let stream = stream(list.clone(), &plan(), passes, Cursor::default(), ledger(), Arc::default());
+        let stream = stream(list.clone(), &plan(), &fetch(), passes, Cursor::default(), ledger(), Arc::default());
         let error = block_on(async { pin!(stream).next().await.unwrap().unwrap_err() });
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("no sample in any of the 5 shards"), "{error}");
@@ -225,7 +226,7 @@ fn dropping_the_stream_ends_its_threads() {
     let plan = StreamPlan { lanes: 4, shuffle: 16, buffer_mib: 0, ..plan() };
     let progress = Arc::new(Progress::default());
     let open = block_on(async {
-        let stream = stream(list, &plan, Passes::Endless, Cursor::default(), ledger(), Arc::clone(&progress));
+        let stream = stream(list, &plan, &fetch(), Passes::Endless, Cursor::default(), ledger(), Arc::clone(&progress));
         let mut stream = Box::pin(stream);
         for _ in 0..20 {
             stream.next().await.unwrap().unwrap();
@@ -248,7 +249,7 @@ fn dropping_the_stream_ends_its_threads() {
 fn once_is_in_the_order_of_the_list() {
     let folder = tempfile::tempdir().unwrap();
     let list = mixed(folder.path(), &[3, 2, 4]);
-    let stream = stream(list, &plan(), Passes::Once, Cursor::default(), ledger(), Arc::default());
+    let stream = stream(list, &plan(), &fetch(), Passes::Once, Cursor::default(), ledger(), Arc::default());
     let keys: Vec<String> = block_on(take(stream, 100)).into_iter().map(|sample| sample.meta.key).collect();
     assert_eq!(keys, ["s0/0", "s0/1", "s0/2", "s1/0", "s1/1", "s2/0", "s2/1", "s2/2", "s2/3"]);
 }

@@ -84,7 +84,7 @@ impl Feed {
         })?;
         let progress = Arc::new(Progress::default());
         let (for_stream, seen) = (Arc::clone(ledger), Arc::clone(&progress));
-        let stream = ingest::stream(list, &plan.stream, feed.passes, feed.start, for_stream, seen);
+        let stream = ingest::stream(list, &plan.stream, &plan.fetch, feed.passes, feed.start, for_stream, seen);
         let (give_sample, samples) = mpsc::channel(feed.batch_size.min(64));
         let (give_batch, batches) = sync_channel(WAITING);
         let ingest = runtime.spawn(run_ingest(stream, give_sample));

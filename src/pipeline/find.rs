@@ -26,7 +26,8 @@ pub fn thumbnails(
     let stream = StreamPlan { shuffle: 1, max_loss_rate: 1.0, ..plan.stream.clone() };
     let decoder = Decoder::new(&views, &stream);
     let ledger = Arc::new(Ledger::in_memory(&stream));
-    let samples = ingest::stream(list, &stream, Passes::Once, Cursor::default(), ledger, Arc::new(Progress::default()));
+    let progress = Arc::new(Progress::default());
+    let samples = ingest::stream(list, &stream, &plan.fetch, Passes::Once, Cursor::default(), ledger, progress);
     start_runtime()?.block_on(async {
         let mut samples = std::pin::pin!(samples);
         let mut found = HashMap::new();

@@ -11,7 +11,7 @@ use super::reason::{Notice, Reason, Trouble};
 use super::sample::{Lost, Samples, ShardSample, Step};
 use super::source::Fetcher;
 use super::url::ShardUrl;
-use crate::config::StreamPlan;
+use crate::config::{FetchPlan, StreamPlan};
 use crate::error::{Error, Result};
 use futures_util::{Stream, StreamExt};
 use std::collections::BTreeMap;
@@ -64,26 +64,31 @@ pub struct Beginning {
 pub fn audit(
     list: &ShardList,
     plan: &StreamPlan,
+    fetch: &FetchPlan,
     ledger: Arc<Ledger>,
     judge: Arc<Judge>,
 ) -> Result<impl Stream<Item = Result<ShardReport>> + Send + use<>> {
     let most = plan.max_member_mib as u64 * 1024 * 1024;
     let job: Arc<Job<ShardReport>> =
         Arc::new(move |url, fetcher, reading| read_shard(url, fetcher, reading, most, &ledger, &*judge));
-    in_list_order(list, plan, job)
+    in_list_order(list, plan, fetch, job)
 }
 
 /// Looks at the beginning of every shard of a list.
 ///
 /// # Errors
 /// As [`audit`].
-pub fn glance(list: &ShardList, plan: &StreamPlan) -> Result<impl Stream<Item = Result<Glance>> + Send + use<>> {
+pub fn glance(
+    list: &ShardList,
+    plan: &StreamPlan,
+    fetch: &FetchPlan,
+) -> Result<impl Stream<Item = Result<Glance>> + Send + use<>> {
     let most = plan.max_member_mib as u64 * 1024 * 1024;
     let job: Arc<Job<Glance>> = Arc::new(move |url, fetcher, reading| Glance {
         shard: Arc::clone(url.name()),
         beginning: look(url, fetcher, reading, most),
     });
-    in_list_order(list, plan, job)
+    in_list_order(list, plan, fetch, job)
 }
 
 /// What is done with one shard.
@@ -93,9 +98,10 @@ type Job<T> = dyn Fn(&ShardUrl, &Arc<Fetcher>, &Arc<Reading>) -> T + Send + Sync
 fn in_list_order<T: Send + 'static>(
     list: &ShardList,
     plan: &StreamPlan,
+    fetch: &FetchPlan,
     job: Arc<Job<T>>,
 ) -> Result<impl Stream<Item = Result<T>> + Send + use<T>> {
-    let fetcher = Fetcher::new(&list.shards, plan)?;
+    let fetcher = Fetcher::new(&list.shards, fetch)?;
     let jobs = list.shards.clone().into_iter().map(move |url| {
         let (fetcher, job) = (Arc::clone(&fetcher), Arc::clone(&job));
         async move {

@@ -9,7 +9,7 @@
 use super::reading::{Activity, Reading};
 use super::reason::{Reason, Trouble};
 use super::url::{Address, ShardUrl};
-use crate::config::StreamPlan;
+use crate::config::FetchPlan;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use reqwest::StatusCode;
@@ -40,11 +40,11 @@ impl Fetcher {
     ///
     /// # Errors
     /// Outside of a tokio runtime, or without the system's TLS certificates.
-    pub fn new(shards: &[ShardUrl], plan: &StreamPlan) -> Result<Arc<Self>> {
+    pub fn new(shards: &[ShardUrl], plan: &FetchPlan) -> Result<Arc<Self>> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|error| Error::Stage { stage: "ingest", what: error.to_string() })?;
         let patience = Duration::try_from_secs_f64(plan.timeout_s)
-            .map_err(|error| Error::usage(format!("stream.timeout_s = {}: {error}", plan.timeout_s)))?;
+            .map_err(|error| Error::usage(format!("fetch.timeout_s = {}: {error}", plan.timeout_s)))?;
         let client = match shards.iter().any(ShardUrl::is_remote) {
             true => Some(client(patience)?),
             false => None,

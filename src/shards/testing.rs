@@ -2,7 +2,7 @@
 
 use super::ledger::Ledger;
 use super::list::ShardList;
-use crate::config::StreamPlan;
+use crate::config::{FetchPlan, StreamPlan};
 use std::io::Write;
 use std::path::Path;
 
@@ -49,7 +49,11 @@ pub(crate) fn zstd(data: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn plan() -> StreamPlan {
-    StreamPlan { timeout_s: 5.0, retries: 2, ..StreamPlan::default() }
+    StreamPlan::default()
+}
+
+pub(crate) fn fetch() -> FetchPlan {
+    FetchPlan { timeout_s: 5.0, retries: 2 }
 }
 
 pub(crate) fn ledger() -> std::sync::Arc<Ledger> {

@@ -1,7 +1,7 @@
 //! Whole and damaged archives, read as samples.
 
 use super::super::sample::{Samples, Step};
-use super::super::testing::{gzip, image, plan, samples, tar_of, zstd};
+use super::super::testing::{fetch, gzip, image, samples, tar_of, zstd};
 use super::*;
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ fn with_fetcher<T>(url: &ShardUrl, then: impl FnOnce(&Arc<Fetcher>, &Arc<Reading
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let fetcher = {
         let _entered = runtime.enter();
-        Fetcher::new(std::slice::from_ref(url), &plan()).unwrap()
+        Fetcher::new(std::slice::from_ref(url), &fetch()).unwrap()
     };
     then(&fetcher, &Reading::new(Arc::clone(url.name())))
 }
