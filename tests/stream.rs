@@ -289,7 +289,7 @@ async fn an_audit_accounts_for_every_shard() {
     let list = list(&[folder.path().display().to_string()]);
     let ledger = Arc::new(Ledger::in_memory(&plan()));
     let judge = |sample: &shoal::shards::ShardSample| match sample.key.as_str() {
-        "a1" => Err(Trouble::new(Reason::DecodeFailed, "as the test wants it")),
+        "a1" => Err(Trouble::new(Reason::DecodeFailed, "as the test wants it").into()),
         _ => Ok(vec![Notice::Rotated]),
     };
     let reports: Vec<_> = audit(&list, &plan(), &fetch(), Arc::clone(&ledger), Arc::new(judge))

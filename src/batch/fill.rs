@@ -8,11 +8,11 @@
 //! The last batch of a finite stream may be short. An error from the stream is passed on and ends the stage; rows
 //! decoded since the last full batch are dropped, since the cursor of that batch brings them back.
 
-use super::{Batch, Ring, Slot};
+use super::{Batch, BatchEnd, Ring, Slot};
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, RawSample, SampleMeta};
-use crate::shards::Trouble;
+use crate::shards::{FilteredCounts, Rejection};
 use crate::torch::HostBuffer;
 use rayon::prelude::*;
 use std::sync::mpsc::SyncSender;
@@ -41,7 +41,7 @@ pub struct Filling {
 pub fn fill(
     filling: Filling,
     mut samples: Receiver<Result<RawSample>>,
-    mut note: impl FnMut(&RawSample, &Result<Decoded, Trouble>) -> Result<()>,
+    mut note: impl FnMut(&RawSample, &Result<Decoded, Rejection>) -> Result<()>,
     out: &SyncSender<Result<Batch>>,
 ) -> Result<()> {
     let Filling { ring, decoder, threads } = filling;
@@ -74,9 +74,10 @@ fn fill_slot(
     decoder: &Decoder,
     pool: &rayon::ThreadPool,
     samples: &mut Receiver<Result<RawSample>>,
-    note: &mut impl FnMut(&RawSample, &Result<Decoded, Trouble>) -> Result<()>,
+    note: &mut impl FnMut(&RawSample, &Result<Decoded, Rejection>) -> Result<()>,
 ) -> Result<Option<Batch>> {
-    let mut rows = Rows { samples: Vec::with_capacity(slot.rows()), slot, cursor: None };
+    let mut rows =
+        Rows { samples: Vec::with_capacity(slot.rows()), slot, cursor: None, filtered: FilteredCounts::new() };
     loop {
         let lacking = rows.slot.rows() - rows.samples.len();
         let chunk = receive(samples, lacking)?;
@@ -106,11 +107,12 @@ struct Rows {
     slot: Slot,
     samples: Vec<SampleMeta>,
     cursor: Option<Cursor>,
+    filtered: FilteredCounts,
 }
 
 impl Rows {
     /// Decodes `chunk` into the rows after those that are filled; one outcome each.
-    fn decode(&mut self, decoder: &Decoder, chunk: &[RawSample]) -> Vec<Result<Decoded, Trouble>> {
+    fn decode(&mut self, decoder: &Decoder, chunk: &[RawSample]) -> Vec<Result<Decoded, Rejection>> {
         let filled = self.samples.len();
         let row_bytes = self.slot.row_bytes();
         let center = free_rows(self.slot.center.as_mut(), filled, row_bytes, chunk.len());
@@ -128,15 +130,19 @@ impl Rows {
     fn keep(
         &mut self,
         chunk: Vec<RawSample>,
-        outcomes: Vec<Result<Decoded, Trouble>>,
-        note: &mut impl FnMut(&RawSample, &Result<Decoded, Trouble>) -> Result<()>,
+        outcomes: Vec<Result<Decoded, Rejection>>,
+        note: &mut impl FnMut(&RawSample, &Result<Decoded, Rejection>) -> Result<()>,
     ) -> Result<()> {
         let first = self.samples.len();
         for (offset, (sample, outcome)) in chunk.into_iter().zip(outcomes).enumerate() {
             note(&sample, &outcome)?;
-            if outcome.is_ok() {
-                self.move_row(first + offset, self.samples.len());
-                self.samples.push(sample.meta);
+            match outcome {
+                Ok(_) => {
+                    self.move_row(first + offset, self.samples.len());
+                    self.samples.push(sample.meta);
+                }
+                Err(Rejection::Filtered(filtered)) => *self.filtered.entry(filtered).or_default() += 1,
+                Err(Rejection::Lost(_)) => {}
             }
             self.cursor = Some(sample.cursor);
         }
@@ -158,7 +164,8 @@ impl Rows {
         if self.samples.is_empty() {
             return None;
         }
-        Some(Batch { slot: self.slot, samples: self.samples, cursor: self.cursor? })
+        let end = BatchEnd { cursor: self.cursor?, filtered: self.filtered };
+        Some(Batch { slot: self.slot, samples: self.samples, end })
     }
 }
 

@@ -6,12 +6,14 @@
 
 mod fill;
 mod ring;
+mod standing;
 
 pub use fill::{Filling, fill};
 pub use ring::{Ring, RingPlan, Slot};
+pub use standing::{BatchEnd, Standing};
 
 use crate::error::{Error, Result};
-use crate::ingest::{Cursor, SampleMeta};
+use crate::ingest::SampleMeta;
 use crate::torch::HostBuffer;
 use tch::Tensor;
 
@@ -25,8 +27,8 @@ pub struct Batch {
     pub slot: Slot,
     /// What each row is.
     pub samples: Vec<SampleMeta>,
-    /// The position in the stream after the last of them.
-    pub cursor: Cursor,
+    /// What the stream comes to with it.
+    pub end: BatchEnd,
 }
 
 impl Batch {

@@ -148,9 +148,10 @@ impl RunProgress {
         let mut text = format!("run {}\n", self.run.display());
         if let Some(step) = &self.step {
             let lost: u64 = step.losses.values().sum();
+            let filtered: u64 = step.filtered.values().sum();
             let _ = writeln!(
                 text,
-                "step {}, {} images, pass {}, loss {:.4}, {:.1} images/s, {lost} samples lost",
+                "step {}, {} images, pass {}, loss {:.4}, {:.1} images/s, {lost} samples lost, {filtered} passed over",
                 step.step,
                 step.images,
                 step.pass + 1,

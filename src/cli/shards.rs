@@ -182,6 +182,7 @@ struct Checked {
     samples: u64,
     losses: BTreeMap<String, u64>,
     notices: BTreeMap<String, u64>,
+    filtered: BTreeMap<String, u64>,
     trouble: Option<String>,
 }
 
@@ -270,6 +271,7 @@ impl Checked {
             samples: report.samples,
             losses: report.losses.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
             notices: report.notices.iter().map(|(notice, count)| (notice.name().to_owned(), *count)).collect(),
+            filtered: report.filtered.iter().map(|(filtered, count)| (filtered.name().to_owned(), *count)).collect(),
             trouble: report.ending.trouble.map(|trouble| trouble.to_string()),
         }
     }
@@ -279,7 +281,7 @@ impl Checked {
             Some(byte) => format!("{}: truncated at byte {byte}, {} samples", self.shard, self.samples),
             None => format!("{}: {}, {} samples", self.shard, self.verdict, self.samples),
         };
-        for (what, counts) in [("lost", &self.losses), ("noticed", &self.notices)] {
+        for (what, counts) in [("lost", &self.losses), ("noticed", &self.notices), ("passed over", &self.filtered)] {
             if !counts.is_empty() {
                 let counts: Vec<_> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
                 line.push_str(&format!("; {what}: {}", counts.join(", ")));

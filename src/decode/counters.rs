@@ -3,7 +3,7 @@
 //! Each number is exact once the decoders rest; while they work, two of them may be one image apart.
 
 use super::Decoded;
-use crate::shards::{Reason, Trouble};
+use crate::shards::{Filtered, Reason, Rejection};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,6 +16,7 @@ pub struct Counters {
     rotated: AtomicU64,
     converted: AtomicU64,
     rejected: [AtomicU64; Reason::ALL.len()],
+    filtered: [AtomicU64; Filtered::ALL.len()],
     eighths: [AtomicU64; 8],
     pixels_ns: AtomicU64,
     views_ns: AtomicU64,
@@ -34,6 +35,8 @@ pub struct DecodeStats {
     pub converted: u64,
     /// Images that did not, by reason; reasons without any are left out.
     pub rejected: BTreeMap<&'static str, u64>,
+    /// Images that a filter passed over, by rule; rules without any are left out.
+    pub filtered: BTreeMap<&'static str, u64>,
     /// JPEGs by the scale of their inverse DCT: entry `n - 1` counts those decoded at `n / 8`.
     pub eighths: [u64; 8],
     /// Seconds from bytes to pixels, summed over threads.
@@ -52,29 +55,28 @@ impl DecodeStats {
 impl Counters {
     /// All of them at this moment.
     pub fn read(&self) -> DecodeStats {
-        let rejected = Reason::ALL
-            .iter()
-            .zip(&self.rejected)
-            .map(|(reason, count)| (reason.name(), count.load(Relaxed)))
-            .filter(|&(_, count)| count > 0)
-            .collect();
         DecodeStats {
             decoded: self.decoded.load(Relaxed),
             truncated: self.truncated.load(Relaxed),
             rotated: self.rotated.load(Relaxed),
             converted: self.converted.load(Relaxed),
-            rejected,
+            rejected: by_name(Reason::ALL.iter().map(|reason| reason.name()), &self.rejected),
+            filtered: by_name(Filtered::ALL.iter().map(|filtered| filtered.name()), &self.filtered),
             eighths: std::array::from_fn(|i| self.eighths[i].load(Relaxed)),
             pixels_s: seconds(&self.pixels_ns),
             views_s: seconds(&self.views_ns),
         }
     }
 
-    pub(super) fn add(&self, outcome: &Result<Decoded, Trouble>) {
+    pub(super) fn add(&self, outcome: &Result<Decoded, Rejection>) {
         let decoded = match outcome {
             Ok(decoded) => decoded,
-            Err(rejected) => {
-                self.rejected[rejected.reason as usize].fetch_add(1, Relaxed);
+            Err(Rejection::Lost(trouble)) => {
+                self.rejected[trouble.reason as usize].fetch_add(1, Relaxed);
+                return;
+            }
+            Err(Rejection::Filtered(filtered)) => {
+                self.filtered[*filtered as usize].fetch_add(1, Relaxed);
                 return;
             }
         };
@@ -94,6 +96,10 @@ impl Counters {
     pub(super) fn add_views_time(&self, time: Duration) {
         self.views_ns.fetch_add(time.as_nanos() as u64, Relaxed);
     }
+}
+
+fn by_name(names: impl Iterator<Item = &'static str>, counts: &[AtomicU64]) -> BTreeMap<&'static str, u64> {
+    names.zip(counts).map(|(name, count)| (name, count.load(Relaxed))).filter(|&(_, count)| count > 0).collect()
 }
 
 fn seconds(nanoseconds: &AtomicU64) -> f64 {

@@ -6,7 +6,7 @@
 //! (decompressor, buffers) it keeps.
 //!
 //! Whatever the bytes are, the answer is a value: views and what is worth noting about them ([`Decoded`]), or the
-//! reason why there are none ([`Trouble`]). A decoder that panics on a hostile file costs that file only.
+//! reason why there are none ([`Rejection`]). A decoder that panics on a hostile file costs that file only.
 
 mod augment;
 mod counters;
@@ -22,7 +22,7 @@ pub use turn::Turn;
 
 use crate::config::{StreamPlan, ViewsPlan};
 use crate::ingest::{RawSample, SampleMeta};
-use crate::shards::{Notice, Reason, Trouble};
+use crate::shards::{Notice, Reason, Rejection, Trouble};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -133,7 +133,7 @@ impl Decoder {
         sample: &RawSample,
         center: Option<&mut [u8]>,
         train: Option<&mut [u8]>,
-    ) -> Result<Decoded, Trouble> {
+    ) -> Result<Decoded, Rejection> {
         // Taken out and put back only after success or an orderly refusal: what a panic leaves behind is dropped.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let mut scratch = SCRATCH.take().unwrap_or_default();
@@ -141,7 +141,7 @@ impl Decoder {
             SCRATCH.set(Some(scratch));
             outcome
         }))
-        .unwrap_or_else(|_| Err(Trouble::new(Reason::DecodeFailed, "the decoder panicked on it")));
+        .unwrap_or_else(|_| Err(Trouble::new(Reason::DecodeFailed, "the decoder panicked on it").into()));
         self.counters.add(&outcome);
         outcome
     }
@@ -152,7 +152,7 @@ impl Decoder {
         sample: &RawSample,
         center: Option<&mut [u8]>,
         train: Option<&mut [u8]>,
-    ) -> Result<Decoded, Trouble> {
+    ) -> Result<Decoded, Rejection> {
         let started = Instant::now();
         let mut targets: Vec<(Kind, &mut [u8])> = Vec::with_capacity(2);
         targets.extend(center.map(|view| (Kind::Center, view)));
@@ -170,7 +170,8 @@ impl Decoder {
             targets.into_iter().try_for_each(|(kind, view)| self.render(scratch, sample, &picture, kind, view));
         scratch.keep(picture.pixels.rgb);
         self.counters.add_views_time(decoded_at.elapsed());
-        outcome.map(|()| picture.notes)
+        outcome?;
+        Ok(picture.notes)
     }
 
     fn jpeg_pixels(&self, scratch: &mut Scratch, sample: &RawSample, kinds: &[Kind]) -> Result<Picture, Trouble> {

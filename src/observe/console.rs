@@ -157,6 +157,10 @@ fn step_text(record: &StepRecord) -> String {
         text.push_str(&format!(" · cycle in {}", HumanCount(next.saturating_sub(record.step))));
     }
     text.push_str(&format!(" · wait {waiting:.0} % · lost {}", HumanCount(lost)));
+    let filtered: u64 = record.filtered.values().sum();
+    if filtered > 0 {
+        text.push_str(&format!(" · filtered {}", HumanCount(filtered)));
+    }
     text
 }
 
@@ -208,6 +212,7 @@ mod tests {
             label_entropy: 7.0,
             largest_share: 0.01,
             losses: BTreeMap::from([("corrupt".into(), 1_000), ("too_large".into(), 234)]),
+            filtered: BTreeMap::from([("too_small".into(), 20)]),
             pass: 1,
             ids: String::new(),
             next_cycle: Some(15_000),
@@ -216,7 +221,10 @@ mod tests {
 
     #[test]
     fn a_step_says_all_that_an_operator_asks_for() {
-        assert_eq!(step_text(&record()), "812 images/s · loss 5.312 · cycle in 2,660 · wait 5 % · lost 1,234");
+        assert_eq!(
+            step_text(&record()),
+            "812 images/s · loss 5.312 · cycle in 2,660 · wait 5 % · lost 1,234 · filtered 20"
+        );
     }
 
     #[test]

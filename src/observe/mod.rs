@@ -98,6 +98,7 @@ impl Observer {
 
 fn step_events(events: &mut EventFile, record: &StepRecord) -> Result<()> {
     let lost: u64 = record.losses.values().sum();
+    let filtered: u64 = record.filtered.values().sum();
     let values = [
         ("train/loss", record.loss),
         ("train/lr", record.lr),
@@ -109,6 +110,7 @@ fn step_events(events: &mut EventFile, record: &StepRecord) -> Result<()> {
         ("speed/train_s", record.train_s),
         ("stream/pass", record.pass as f64),
         ("stream/lost", lost as f64),
+        ("stream/filtered", filtered as f64),
     ];
     events.scalars(record.step, &values)
 }

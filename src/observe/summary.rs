@@ -27,6 +27,8 @@ pub struct Summary {
     pub alarms: u64,
     /// Samples lost since the run began, by reason.
     pub losses: BTreeMap<String, u64>,
+    /// Samples passed over on purpose since the run began, by rule.
+    pub filtered: BTreeMap<String, u64>,
     /// Wall time.
     pub wall: Duration,
     /// Seconds by stage; what is left of `wall` is `other`.
@@ -91,6 +93,7 @@ impl Summary {
         self.stages.assign += steps as f64 * record.assign_s;
         self.stages.train += steps as f64 * record.train_s;
         self.losses.clone_from(&record.losses);
+        self.filtered.clone_from(&record.filtered);
     }
 
     /// Images trained on per second of wall time, everything counted.
@@ -128,7 +131,10 @@ impl fmt::Display for Summary {
         if self.alarms > 0 {
             rows.push(("alarms", HumanCount(self.alarms).to_string()));
         }
-        rows.push(("lost", losses_text(&self.losses)));
+        rows.push(("lost", counts_text(&self.losses)));
+        if !self.filtered.is_empty() {
+            rows.push(("filtered", counts_text(&self.filtered)));
+        }
         rows.push(("wall time", span(self.wall)));
         for (name, value) in rows {
             writeln!(f, "  {name:<10} {value}")?;
@@ -148,12 +154,12 @@ impl fmt::Display for Summary {
     }
 }
 
-fn losses_text(losses: &BTreeMap<String, u64>) -> String {
-    let total: u64 = losses.values().sum();
+fn counts_text(counts: &BTreeMap<String, u64>) -> String {
+    let total: u64 = counts.values().sum();
     if total == 0 {
         return "nothing".into();
     }
-    let mut reasons: Vec<(&String, &u64)> = losses.iter().filter(|(_, count)| **count > 0).collect();
+    let mut reasons: Vec<(&String, &u64)> = counts.iter().filter(|(_, count)| **count > 0).collect();
     reasons.sort_by(|a, b| b.1.cmp(a.1));
     let reasons: Vec<String> =
         reasons.iter().map(|(reason, count)| format!("{reason} {}", HumanCount(**count))).collect();
@@ -178,6 +184,7 @@ mod tests {
             label_entropy: 1.0,
             largest_share: 0.1,
             losses: BTreeMap::from([("corrupt".into(), step / 10), ("bomb".into(), 1)]),
+            filtered: BTreeMap::from([("too_small".into(), 20)]),
             pass: 0,
             ids: String::new(),
             next_cycle: None,
@@ -200,6 +207,7 @@ mod tests {
         assert_eq!(summary.narrowest().map(|(stage, _)| stage), Some("wait"));
         let text = summary.to_string();
         assert!(text.contains("lost       14 samples: corrupt 13, bomb 1"), "{text}");
+        assert!(text.contains("filtered   20 samples: too_small 20"), "{text}");
         assert!(text.contains("other          20.0 s  50.0 %"), "{text}");
         assert!(text.contains("device.decode_threads"), "{text}");
     }

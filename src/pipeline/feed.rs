@@ -10,7 +10,7 @@ use crate::config::Plan;
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Passes, Progress, RawSample};
-use crate::shards::{Ledger, ShardList, Trouble};
+use crate::shards::{Ledger, Rejection, ShardList};
 use crate::torch::device::Placement;
 use crate::train::upload::IN_FLIGHT;
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -153,14 +153,14 @@ fn run_decode(
     ledger: &Ledger,
     out: &SyncSender<Result<Batch>>,
 ) {
-    let note = |sample: &RawSample, outcome: &Result<Decoded, Trouble>| note(ledger, sample, outcome);
+    let note = |sample: &RawSample, outcome: &Result<Decoded, Rejection>| note(ledger, sample, outcome);
     if let Err(error) = guard("decode", || fill(filling, samples, note, out)) {
         let _ = out.send(Err(error)); // a trainer that has gone needs no errors
     }
 }
 
 /// Tells the ledger what became of a sample.
-fn note(ledger: &Ledger, sample: &RawSample, outcome: &Result<Decoded, Trouble>) -> Result<()> {
+fn note(ledger: &Ledger, sample: &RawSample, outcome: &Result<Decoded, Rejection>) -> Result<()> {
     match outcome {
         Ok(decoded) => {
             ledger.decoded(None);
@@ -168,7 +168,8 @@ fn note(ledger: &Ledger, sample: &RawSample, outcome: &Result<Decoded, Trouble>)
                 ledger.notice(notice, 1);
             }
         }
-        Err(trouble) => ledger.decoded(Some(sample.meta.loss(trouble.clone()))),
+        Err(Rejection::Lost(trouble)) => ledger.decoded(Some(sample.meta.loss(trouble.clone()))),
+        Err(Rejection::Filtered(filtered)) => ledger.pass_over(*filtered),
     }
     ledger.check()
 }

@@ -14,6 +14,7 @@ mod guard;
 pub mod run_folder;
 pub mod stop;
 
+use crate::batch::Standing;
 use crate::config::{Plan, Refresh};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Passes, Progress};
@@ -64,10 +65,10 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     if let Some(progress) = progress {
         tracing::info!("{} goes on at step {}", folder.display(), progress.step);
     }
-    let cursor = resumed.unwrap_or_default();
+    let standing = resumed.unwrap_or_default();
     let feed_plan = FeedPlan {
         passes: Passes::Endless,
-        start: cursor.clone(),
+        start: standing.cursor.clone(),
         batch_size: plan.train.batch_size,
         train_views: true,
         held: trainer.block_len(),
@@ -97,7 +98,7 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         store,
         feed,
         activity,
-        cursor,
+        standing,
         observer: &mut observer,
     };
     let outcome = guard::guard("train", || run.go());
@@ -149,8 +150,8 @@ fn describer(progress: Arc<Progress>) -> impl Fn() -> String + Send + 'static {
     }
 }
 
-fn losses_by_name(ledger: &Ledger) -> BTreeMap<String, u64> {
-    ledger.losses().into_iter().map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+fn by_name<T: ToString>(counts: &BTreeMap<T, u64>) -> BTreeMap<String, u64> {
+    counts.iter().map(|(what, count)| (what.to_string(), *count)).collect()
 }
 
 /// A run in flight.
@@ -169,8 +170,8 @@ struct Run<'a> {
     activity: Arc<Activity>,
     collapse: CollapseWatch,
     observer: &'a mut Observer,
-    /// The position in the stream after the last sample that the trainer took.
-    cursor: Cursor,
+    /// The stream up to the last batch that the trainer took.
+    standing: Standing,
     snapshot_step: u64,
     snapshot_time: Instant,
 }
@@ -228,7 +229,7 @@ impl Run<'_> {
     }
 
     /// Gives a block to the trainer: for the bank before the first clustering, to train on after it.
-    fn take(&mut self, block: Vec<DeviceBatch>) -> Result<()> {
+    fn take(&mut self, mut block: Vec<DeviceBatch>) -> Result<()> {
         let before = self.trainer.progress().step;
         if self.trainer.clustering().is_none() {
             self.activity.enter(Stage::Assign, "for the bank");
@@ -241,8 +242,8 @@ impl Run<'_> {
             self.activity.enter(Stage::Train, "");
             self.trainer.train(&block)?;
         }
-        if let Some(batch) = block.last() {
-            self.cursor = batch.cursor.clone();
+        for batch in &mut block {
+            self.standing.advance(std::mem::take(&mut batch.end));
         }
         drop(block);
         self.activity.tick();
@@ -257,7 +258,8 @@ impl Run<'_> {
         if self.trainer.progress().steps == 0 && self.trainer.interval_mut().is_empty() {
             return Ok(());
         }
-        let (record, labels) = self.trainer.close_interval(losses_by_name(&self.ledger))?;
+        let (record, labels) =
+            self.trainer.close_interval(by_name(&self.ledger.losses()), by_name(&self.standing.filtered))?;
         let step = record.step;
         self.observer.record(&Record::Step(record))?;
         let Some(collapse) = self.collapse.labels(labels.iter().map(|label| *label as u32)) else { return Ok(()) };
@@ -297,7 +299,7 @@ impl Run<'_> {
     /// Encodes the next `bank.capacity` samples of the stream with the student, or a whole pass where the list is shorter.
     /// `false` if somebody asked to stop before its end; the stream then goes on from where it was.
     fn refill(&mut self) -> Result<bool> {
-        let mut cursor = self.cursor.clone();
+        let mut ends = Vec::new();
         let mut taken = 0;
         let mut first_pass = None;
         self.trainer.begin_refresh();
@@ -310,7 +312,7 @@ impl Run<'_> {
             };
             self.trainer.refill(&batch)?;
             taken += batch.samples.len();
-            cursor = batch.cursor.clone();
+            ends.push(batch.end.clone());
             self.show_encoding(taken);
             let passes = batch.samples.iter().map(|sample| sample.pass);
             let first = *first_pass.get_or_insert(passes.clone().min().unwrap_or(0));
@@ -318,7 +320,7 @@ impl Run<'_> {
                 break; // the pass after the first is in, all of it
             }
         }
-        self.cursor = cursor;
+        ends.into_iter().for_each(|end| self.standing.advance(end));
         Ok(true)
     }
 
@@ -371,8 +373,8 @@ impl Run<'_> {
         self.activity.enter(Stage::Snapshot, "");
         let started = Instant::now();
         let step = self.trainer.progress().step;
-        let (trainer, cursor) = (&mut self.trainer, &self.cursor);
-        let info = self.store.write(step, serde_json::Value::Null, |folder| trainer.save(folder, cursor))?;
+        let (trainer, standing) = (&mut self.trainer, &self.standing);
+        let info = self.store.write(step, serde_json::Value::Null, |folder| trainer.save(folder, standing))?;
         self.snapshot_step = step;
         self.snapshot_time = Instant::now();
         self.trainer.interval_mut().skip(started.elapsed());

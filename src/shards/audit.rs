@@ -7,7 +7,7 @@ use super::archive::{Archive, Ending, Verdict, Wrapping};
 use super::ledger::{Ledger, Loss};
 use super::list::ShardList;
 use super::reading::Reading;
-use super::reason::{Notice, Reason, Trouble};
+use super::reason::{FilteredCounts, Notice, Reason, Rejection, Trouble};
 use super::sample::{Lost, Samples, ShardSample, Step};
 use super::source::Fetcher;
 use super::url::ShardUrl;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Decides whether a sample can be trained on: what is odd about it, or why not.
-pub type Judge = dyn Fn(&ShardSample) -> Result<Vec<Notice>, Trouble> + Send + Sync;
+pub type Judge = dyn Fn(&ShardSample) -> Result<Vec<Notice>, Rejection> + Send + Sync;
 
 /// What one shard holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct ShardReport {
     pub losses: BTreeMap<Reason, u64>,
     /// What was odd about samples that passed.
     pub notices: BTreeMap<Notice, u64>,
+    /// What was passed over on purpose.
+    pub filtered: FilteredCounts,
 }
 
 /// A look at one shard.
@@ -138,6 +140,7 @@ fn read_shard(
         samples: 0,
         losses: BTreeMap::new(),
         notices: BTreeMap::new(),
+        filtered: FilteredCounts::new(),
     };
     let mut samples = match Archive::open(url, fetcher, reading) {
         Ok(archive) => Samples::new(archive, most),
@@ -173,7 +176,10 @@ impl ShardReport {
                     ledger.notice(notice, 1);
                 }
             }
-            Err(trouble) => self.lose(Lost { key: Some(sample.key), offset: sample.offset, trouble }, ledger),
+            Err(Rejection::Filtered(filtered)) => *self.filtered.entry(filtered).or_default() += 1,
+            Err(Rejection::Lost(trouble)) => {
+                self.lose(Lost { key: Some(sample.key), offset: sample.offset, trouble }, ledger)
+            }
         }
     }
 

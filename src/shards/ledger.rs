@@ -7,7 +7,7 @@
 //! A run stops when the share of samples lost passes a limit over a full window, when that share of *shards* fails, or when
 //! nothing works at all; never for a single loss. [`Ledger::check`] says which, and why.
 
-use super::reason::{Notice, Reason};
+use super::reason::{Filtered, FilteredCounts, Notice, Reason};
 use crate::config::StreamPlan;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,7 @@ struct State {
     known: HashSet<u64>,
     losses: BTreeMap<Reason, u64>,
     notices: BTreeMap<Notice, u64>,
+    filtered: FilteredCounts,
     samples: Window,
     images: Window,
     shards: Window,
@@ -87,6 +88,7 @@ impl Ledger {
             known: HashSet::new(),
             losses: BTreeMap::new(),
             notices: BTreeMap::new(),
+            filtered: FilteredCounts::new(),
             samples: Window::of(plan.loss_window),
             images: Window::of(plan.loss_window),
             shards: Window::of(SHARD_WINDOW),
@@ -165,6 +167,11 @@ impl Ledger {
         *self.state().notices.entry(notice).or_default() += count;
     }
 
+    /// Counts a sample that a filter passed over. Neither lost nor seen by the windows over which losses are judged.
+    pub fn pass_over(&self, filtered: Filtered) {
+        *self.state().filtered.entry(filtered).or_default() += 1;
+    }
+
     /// Counts samples that were met in the shards, whatever became of them.
     pub fn seen(&self, count: u64) {
         let mut state = self.state();
@@ -192,6 +199,11 @@ impl Ledger {
     /// Oddities of samples that were kept, since the ledger was opened.
     pub fn notices(&self) -> BTreeMap<Notice, u64> {
         self.state().notices.clone()
+    }
+
+    /// Samples passed over by rule, since the ledger was opened.
+    pub fn filtered(&self) -> FilteredCounts {
+        self.state().filtered.clone()
     }
 
     /// Whether every loss so far is in the file.
@@ -408,6 +420,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_passed_over_is_counted_and_no_loss() {
+        let ledger = Ledger::in_memory(&plan(0.1, 10));
+        for image in 0..100 {
+            ledger.pass_over(Filtered::TooSmall);
+            ledger.decoded((image == 50).then(|| loss(0, image)));
+        }
+        assert!(ledger.check().is_ok());
+        assert_eq!(ledger.filtered(), FilteredCounts::from([(Filtered::TooSmall, 100)]));
+        assert_eq!(ledger.losses(), BTreeMap::from([(Reason::NotAnImage, 1)]));
+    }
+
+    #[test]
     fn failing_shards_stop_a_run() {
         let ledger = Ledger::in_memory(&plan(0.1, 1_000));
         for _ in 0..FIRST_SHARDS {
@@ -430,7 +454,8 @@ mod tests {
             .iter()
             .map(|reason| reason.name())
             .chain(Notice::ALL.iter().map(|notice| notice.name()))
+            .chain(Filtered::ALL.iter().map(|filtered| filtered.name()))
             .collect();
-        assert_eq!(names.len(), Reason::ALL.len() + Notice::ALL.len());
+        assert_eq!(names.len(), Reason::ALL.len() + Notice::ALL.len() + Filtered::ALL.len());
     }
 }

@@ -31,7 +31,7 @@ pub use ledger::{Ledger, Loss};
 pub use list::ShardList;
 pub(crate) use list::fingerprint;
 pub use reading::{Activity, Reading};
-pub use reason::{Notice, Reason, Trouble};
+pub use reason::{Filtered, FilteredCounts, Notice, Reason, Rejection, Trouble};
 pub use sample::ShardSample;
 pub use url::ShardUrl;
 

@@ -1,8 +1,9 @@
 //! Why something was lost, and what was done to things that were kept: the vocabulary of the ledger.
 //!
 //! A [`Reason`] names a loss: a shard, a member or a sample that does not reach training. A [`Notice`] names something
-//! odd about a sample that does reach it. Both are closed sets, shared by reading and decoding, so that counts by reason
-//! add up across the stages. A [`Trouble`] is a reason with the particulars, before anybody knows which pass it befell.
+//! odd about a sample that does reach it. A [`Filtered`] names the rule of the pipeline by which a sound sample is passed
+//! over on purpose: no loss. All are closed sets, shared by reading and decoding, so that counts by reason add up across
+//! the stages. A [`Trouble`] is a reason with the particulars, before anybody knows which pass it befell.
 
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,66 @@ vocabulary! {
         Converted = "converted",
     }
 }
+
+vocabulary! {
+    /// Why a sample was passed over on purpose, by a rule of the pipeline. Counted, never written line by line, and never
+    /// counted against `stream.max_loss_rate`.
+    Filtered {
+        /// Its licence is not among those asked for.
+        Licence = "licence",
+        /// Nobody says under which licence it is.
+        UnknownLicence = "unknown_licence",
+        /// Fewer bytes than `filter.min_bytes`.
+        TooFewBytes = "too_few_bytes",
+        /// A side of fewer pixels than `filter.min_side`.
+        TooSmall = "too_small",
+        /// Longer side over shorter side above `filter.max_aspect`.
+        TooElongated = "too_elongated",
+        /// Nearly one colour, by `filter.uniform`.
+        Uniform = "uniform",
+        /// What a server gives for a photograph that is gone, by `filter.placeholders`.
+        Placeholder = "placeholder",
+        /// The very bytes of another sample, by `filter.duplicates`.
+        DuplicateBytes = "duplicate_bytes",
+        /// Nearly the pixels of another sample, by `filter.duplicates`.
+        NearDuplicate = "near_duplicate",
+    }
+}
+
+/// Samples passed over, by rule.
+pub type FilteredCounts = std::collections::BTreeMap<Filtered, u64>;
+
+/// Why a sample does not reach training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// It cannot: a loss.
+    Lost(Trouble),
+    /// It could, but the pipeline does not want it.
+    Filtered(Filtered),
+}
+
+impl From<Trouble> for Rejection {
+    fn from(trouble: Trouble) -> Self {
+        Self::Lost(trouble)
+    }
+}
+
+impl From<Filtered> for Rejection {
+    fn from(filtered: Filtered) -> Self {
+        Self::Filtered(filtered)
+    }
+}
+
+impl std::fmt::Display for Rejection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lost(trouble) => trouble.fmt(f),
+            Self::Filtered(filtered) => filtered.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Rejection {}
 
 /// A reason with its particulars: what a reader reports to whoever keeps the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -181,7 +181,11 @@ impl Trainer {
     }
 
     /// The record of the steps since the last one, and their labels in order.
-    pub fn close_interval(&mut self, losses: BTreeMap<String, u64>) -> Result<(StepRecord, Vec<i64>)> {
+    pub fn close_interval(
+        &mut self,
+        losses: BTreeMap<String, u64>,
+        filtered: BTreeMap<String, u64>,
+    ) -> Result<(StepRecord, Vec<i64>)> {
         self.interval.settle(&mut self.progress)?;
         let labels = self.interval.take_labels();
         labels::check_finite(self.progress.loss_sum, self.progress.step)?;
@@ -190,7 +194,7 @@ impl Trainer {
             (Some(step), every) if every > 0 => Some(step + every),
             _ => None,
         };
-        Ok((self.interval.close(&mut self.progress, lr, next_cycle, losses), labels))
+        Ok((self.interval.close(&mut self.progress, lr, next_cycle, losses, filtered), labels))
     }
 
     /// Who gives labels between two clusterings.

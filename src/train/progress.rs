@@ -133,6 +133,7 @@ impl Interval {
         lr: f64,
         next_cycle: Option<u64>,
         losses: BTreeMap<String, u64>,
+        filtered: BTreeMap<String, u64>,
     ) -> StepRecord {
         let counts: Vec<u64> = progress.label_counts.values().copied().collect();
         let labels: u64 = counts.iter().sum();
@@ -151,6 +152,7 @@ impl Interval {
             label_entropy: agreement::entropy(&counts),
             largest_share: largest as f64 / labels.max(1) as f64,
             losses,
+            filtered,
             pass: progress.pass,
             ids: format!("{:016x}", progress.ids),
             next_cycle,

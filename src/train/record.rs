@@ -54,6 +54,9 @@ pub struct StepRecord {
     pub largest_share: f64,
     /// Samples lost since the run began, by reason.
     pub losses: BTreeMap<String, u64>,
+    /// Samples passed over on purpose since the run began, up to the last one trained on, by rule.
+    #[serde(default)]
+    pub filtered: BTreeMap<String, u64>,
     /// Passes over the list, complete or begun.
     pub pass: u64,
     /// Digest of the ids trained on since the last such record, in order.

@@ -15,12 +15,14 @@ use super::Trainer;
 use super::optimizer::Sgd;
 use super::progress::Progress;
 use crate::bank::Bank;
+use crate::batch::Standing;
 use crate::cluster::Clustering;
 use crate::cluster::assignments::Assignments;
 use crate::config::{Refresh, ViewsPlan};
 use crate::error::{Error, Result};
 use crate::ingest::Cursor;
 use crate::model::{Head, state};
+use crate::shards::FilteredCounts;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,6 +35,9 @@ pub struct Position {
     pub cursor: Cursor,
     /// Where the run is.
     pub progress: Progress,
+    /// Samples passed over on purpose so far, by rule.
+    #[serde(default)]
+    pub filtered: FilteredCounts,
 }
 
 impl Position {
@@ -66,8 +71,8 @@ pub fn views_of(metadata: &BTreeMap<String, String>) -> Option<ViewsPlan> {
 }
 
 impl Trainer {
-    /// Writes everything that is needed to go on after `cursor` into `folder`.
-    pub fn save(&mut self, folder: &Path, cursor: &Cursor) -> Result<()> {
+    /// Writes everything that is needed to go on from `standing` into `folder`.
+    pub fn save(&mut self, folder: &Path, standing: &Standing) -> Result<()> {
         self.interval.settle(&mut self.progress)?;
         super::labels::check_finite(self.progress.loss_sum, self.progress.step)?;
         self.check_weights()?;
@@ -89,7 +94,8 @@ impl Trainer {
             assignments.write(&folder.join("assignments.arrow"))?;
         }
         self.bank.write(&folder.join("bank.arrow"))?;
-        Position { cursor: cursor.clone(), progress: self.progress.clone() }.write(folder)
+        let Standing { cursor, filtered } = standing.clone();
+        Position { cursor, progress: self.progress.clone(), filtered }.write(folder)
     }
 
     /// A step can overflow after its loss was measured: such weights must not pass for a good snapshot.
@@ -103,9 +109,10 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes everything back from `folder`; the position in the stream.
-    pub fn restore(&mut self, folder: &Path) -> Result<Cursor> {
+    /// Takes everything back from `folder`; how far the stream has come.
+    pub fn restore(&mut self, folder: &Path) -> Result<Standing> {
         let position = Position::read(folder)?;
+        let standing = Standing { cursor: position.cursor, filtered: position.filtered };
         let read = |name: &str| state::read_safetensors(&folder.join(name)).map(|(tensors, _)| tensors);
         self.student.load_state(&read("model.safetensors")?)?;
         self.assigner.load_state(&read("assigner.safetensors")?)?;
@@ -113,7 +120,7 @@ impl Trainer {
         self.bank = Bank::read(&folder.join("bank.arrow"), self.plan.bank.capacity)?;
         self.progress = position.progress;
         if self.progress.clustered_at.is_none() {
-            return Ok(position.cursor);
+            return Ok(standing);
         }
         let clusters = self.plan.cluster.k as i64;
         let head = Head::new(self.student.feature_dim(), clusters, 0, self.device, self.plan.device.precision)?;
@@ -128,6 +135,6 @@ impl Trainer {
             self.labels_by_id = assignments.by_id();
             self.full_assignments = Some(assignments);
         }
-        Ok(position.cursor)
+        Ok(standing)
     }
 }

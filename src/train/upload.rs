@@ -3,9 +3,9 @@
 //! On the CPU a device batch shares the memory of its slot and holds on to it. On CUDA the slot is pinned, the copy is
 //! queued without waiting, and the slot goes home when an event behind the copy has passed.
 
-use crate::batch::{Batch, Slot};
+use crate::batch::{Batch, BatchEnd, Slot};
 use crate::error::Result;
-use crate::ingest::{Cursor, SampleMeta};
+use crate::ingest::SampleMeta;
 use crate::torch::cuda::Event;
 use std::collections::VecDeque;
 use tch::{Device, Kind, Tensor};
@@ -22,8 +22,8 @@ pub struct DeviceBatch {
     pub train: Option<Tensor>,
     /// What each row is.
     pub samples: Vec<SampleMeta>,
-    /// The position in the stream after the last of them.
-    pub cursor: Cursor,
+    /// What the stream comes to with it.
+    pub end: BatchEnd,
     _slot: Option<Slot>,
 }
 
@@ -44,16 +44,16 @@ impl Uploader {
     pub fn upload(&mut self, batch: Batch) -> Result<DeviceBatch> {
         let center = batch.center()?;
         let train = if batch.slot.has_train() { Some(batch.train()?) } else { None };
-        let Batch { slot, samples, cursor } = batch;
+        let Batch { slot, samples, end } = batch;
         if self.device == Device::Cpu {
-            return Ok(DeviceBatch { center, train, samples, cursor, _slot: Some(slot) });
+            return Ok(DeviceBatch { center, train, samples, end, _slot: Some(slot) });
         }
         let copy = |view: &Tensor| view.f_to_device_(self.device, Kind::Uint8, true, true);
         let center = copy(&center)?;
         let train = train.as_ref().map(copy).transpose()?;
         self.in_flight.push_back((Event::record()?, slot));
         self.send_slots_home()?;
-        Ok(DeviceBatch { center, train, samples, cursor, _slot: None })
+        Ok(DeviceBatch { center, train, samples, end, _slot: None })
     }
 
     /// Drops the slots whose copies are done, and waits for the oldest copy where too many are under way.
