@@ -2,6 +2,7 @@
 //! that a user does.
 
 mod commands;
+mod filters;
 mod interop;
 mod pictures;
 mod pipelines;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
-use shoal::batch::{Batch, Filling, Ring, RingPlan, fill};
+use shoal::batch::{Batch, Filling, Ring, RingPlan, Sieve, fill};
 use shoal::config::{StreamPlan, ViewsPlan};
 use shoal::decode::{Augment, CropBox, Decoded, Decoder, Format};
 use shoal::ingest::{Cursor, RawSample, SampleMeta};
@@ -469,7 +469,7 @@ fn run(
     });
     let stage = std::thread::spawn(move || {
         let mut lost = Vec::new();
-        let filling = Filling { ring, decoder: decoder(), threads };
+        let filling = Filling { ring, decoder: decoder(), threads, sieve: Sieve::default() };
         let note = |sample: &RawSample, outcome: &Result<Decoded, Rejection>| {
             lost.extend(outcome.is_err().then_some(sample.meta.id.0));
             Ok(())
@@ -522,7 +522,12 @@ fn a_trainer_that_hangs_up_ends_the_stage_though_all_slots_are_used() {
     }
     let (batch_sender, batch_receiver) = std::sync::mpsc::sync_channel(1);
     let stage = std::thread::spawn(move || {
-        fill(Filling { ring, decoder: decoder(), threads: 1 }, sample_receiver, |_, _| Ok(()), &batch_sender)
+        fill(
+            Filling { ring, decoder: decoder(), threads: 1, sieve: Sieve::default() },
+            sample_receiver,
+            |_, _| Ok(()),
+            &batch_sender,
+        )
     });
     let batch = batch_receiver.recv().expect("a batch");
     drop(batch_receiver);
@@ -543,7 +548,13 @@ fn whoever_takes_note_may_end_the_run() {
         Ok(_) => Ok(()),
         Err(rejected) => Err(shoal::Error::data(format!("too many losses: {rejected}"))),
     };
-    fill(Filling { ring, decoder: decoder(), threads: 1 }, sample_receiver, note, &batch_sender).expect("it ends");
+    fill(
+        Filling { ring, decoder: decoder(), threads: 1, sieve: Sieve::default() },
+        sample_receiver,
+        note,
+        &batch_sender,
+    )
+    .expect("it ends");
     drop(batch_sender);
     let batches: Vec<_> = batch_receiver.iter().collect();
     assert_eq!(batches.len(), 2, "samples 0 and 1, then number 3 is lost");

@@ -2,13 +2,16 @@
 //!
 //! One plain thread takes as many samples as the slot at hand still lacks, and a private pool decodes them, one row
 //! each. Rows of images that were rejected are closed up and the next samples fill the end, so a batch is the first B
-//! decodable samples of the stream whatever the number of threads. Nothing inside the pool waits: it starts with all of
+//! decodable samples of the stream, less those passed over on purpose, whatever the number of threads. Nothing inside the pool waits: it starts with all of
 //! its samples there, and its end is the batch.
+//!
+//! Duplicates are told by the thread itself, sample by sample, once a chunk is decoded ([`Sieve`]): what went before decides,
+//! not which thread was faster.
 //!
 //! The last batch of a finite stream may be short. An error from the stream is passed on and ends the stage; rows
 //! decoded since the last full batch are dropped, since the cursor of that batch brings them back.
 
-use super::{Batch, BatchEnd, Ring, Slot};
+use super::{Batch, BatchEnd, Entry, Ring, Sieve, Slot};
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, RawSample, SampleMeta};
@@ -27,6 +30,8 @@ pub struct Filling {
     pub decoder: Decoder,
     /// Decoding threads, at least 1.
     pub threads: usize,
+    /// What is decided in stream order.
+    pub sieve: Sieve,
 }
 
 /// Runs until the stream ends, the trainer hangs up, or the ring is closed. Blocks: give it a thread of its own.
@@ -44,7 +49,7 @@ pub fn fill(
     mut note: impl FnMut(&RawSample, &Result<Decoded, Rejection>) -> Result<()>,
     out: &SyncSender<Result<Batch>>,
 ) -> Result<()> {
-    let Filling { ring, decoder, threads } = filling;
+    let Filling { ring, decoder, threads, mut sieve } = filling;
     if decoder.size() != ring.plan().size {
         let (views, slots) = (decoder.size(), ring.plan().size);
         return Err(Error::Stage { stage: "decode", what: format!("views of {views} pixels, slots for {slots}") });
@@ -56,7 +61,7 @@ pub fn fill(
         .map_err(|error| Error::device(format!("cannot start {threads} decoding threads: {error}")))?;
 
     while let Some(slot) = ring.take() {
-        let Some(batch) = fill_slot(slot, &decoder, &pool, &mut samples, &mut note).transpose() else {
+        let Some(batch) = fill_slot(slot, &decoder, &pool, &mut samples, &mut sieve, &mut note).transpose() else {
             return Ok(());
         };
         let last = batch.as_ref().map_or(true, |batch| batch.samples.len() < ring.plan().rows);
@@ -74,16 +79,22 @@ fn fill_slot(
     decoder: &Decoder,
     pool: &rayon::ThreadPool,
     samples: &mut Receiver<Result<RawSample>>,
+    sieve: &mut Sieve,
     note: &mut impl FnMut(&RawSample, &Result<Decoded, Rejection>) -> Result<()>,
 ) -> Result<Option<Batch>> {
-    let mut rows =
-        Rows { samples: Vec::with_capacity(slot.rows()), slot, cursor: None, filtered: FilteredCounts::new() };
+    let mut rows = Rows {
+        samples: Vec::with_capacity(slot.rows()),
+        slot,
+        cursor: None,
+        filtered: FilteredCounts::new(),
+        added: Vec::new(),
+    };
     loop {
         let lacking = rows.slot.rows() - rows.samples.len();
         let chunk = receive(samples, lacking)?;
         let ended = chunk.len() < lacking;
         let outcomes = pool.install(|| rows.decode(decoder, &chunk));
-        rows.keep(chunk, outcomes, note)?;
+        rows.keep(chunk, outcomes, sieve, note)?;
         if ended || rows.samples.len() == rows.slot.rows() {
             return Ok(rows.into_batch());
         }
@@ -108,6 +119,7 @@ struct Rows {
     samples: Vec<SampleMeta>,
     cursor: Option<Cursor>,
     filtered: FilteredCounts,
+    added: Vec<Entry>,
 }
 
 impl Rows {
@@ -131,10 +143,12 @@ impl Rows {
         &mut self,
         chunk: Vec<RawSample>,
         outcomes: Vec<Result<Decoded, Rejection>>,
+        sieve: &mut Sieve,
         note: &mut impl FnMut(&RawSample, &Result<Decoded, Rejection>) -> Result<()>,
     ) -> Result<()> {
         let first = self.samples.len();
         for (offset, (sample, outcome)) in chunk.into_iter().zip(outcomes).enumerate() {
+            let outcome = sieve.judge(&sample.meta, outcome, &mut self.added)?;
             note(&sample, &outcome)?;
             match outcome {
                 Ok(_) => {
@@ -164,7 +178,7 @@ impl Rows {
         if self.samples.is_empty() {
             return None;
         }
-        let end = BatchEnd { cursor: self.cursor?, filtered: self.filtered };
+        let end = BatchEnd { cursor: self.cursor?, filtered: self.filtered, added: self.added };
         Some(Batch { slot: self.slot, samples: self.samples, end })
     }
 }

@@ -6,10 +6,14 @@
 
 mod fill;
 mod ring;
+mod seen;
+mod sieve;
 mod standing;
 
 pub use fill::{Filling, fill};
 pub use ring::{Ring, RingPlan, Slot};
+pub use seen::{Entry, Remembered};
+pub use sieve::Sieve;
 pub use standing::{BatchEnd, Standing};
 
 use crate::error::{Error, Result};

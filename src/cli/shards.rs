@@ -1,8 +1,8 @@
 //! `shoal shards`: what a list holds, whether all of it can be read, and shards from a folder.
 
 use super::doctor::ShardHead;
-use crate::config::{FetchPlan, Plan, StreamPlan};
-use crate::decode::Decoder;
+use crate::config::{FetchPlan, Plan, StreamPlan, ViewsPlan};
+use crate::decode::{Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, RawSample, SampleMeta};
 use crate::observe::console::say;
@@ -55,9 +55,11 @@ pub(super) struct ListArguments {
 Examples:
   shoal shards check shards/damage.tar
   shoal shards check @yfcc.txt --ledger losses.jsonl --lanes 16 --json
+  shoal shards check @yfcc.txt --pipeline yfcc100m-alexnet
 
 One line a shard on stdout: complete, or truncated at byte N, or failed; samples; losses by reason. Exit code 3 if
-anything was lost.")]
+anything was lost. With --pipeline also what its [filter] passes over, but for duplicates and placeholders, which depend
+on the order of training.")]
 pub(super) struct CheckArguments {
     /// Paths, URLs, {000..127}, a::b, globs, folders, @list.txt
     #[arg(required = true, value_name = "LIST")]
@@ -71,6 +73,9 @@ pub(super) struct CheckArguments {
     /// Largest image decoded, in megapixels
     #[arg(long, default_value_t = 100.0)]
     max_megapixels: f64,
+    /// Count what the filters of this pipeline pass over
+    #[arg(long, value_name = "PIPELINE")]
+    pipeline: Option<PathBuf>,
     /// Results as JSON
     #[arg(long)]
     json: bool,
@@ -193,7 +198,13 @@ fn check(arguments: &CheckArguments) -> Result<()> {
         Some(path) => Ledger::open(path, &plan)?,
         None => Ledger::in_memory(&plan),
     });
-    let judge = judge(&plan);
+    let judge = match &arguments.pipeline {
+        Some(pipeline) => {
+            let pipeline = Plan::load(pipeline, &[])?;
+            judge(&plan, &pipeline.views, Filter::new(&pipeline.filter))
+        }
+        None => judge(&plan, &ViewsPlan::default(), Filter::default()),
+    };
     let bar = progress_bar(list.shards.len() as u64);
     let mut all = Vec::new();
     start_runtime()?.block_on(async {
@@ -220,6 +231,10 @@ fn check(arguments: &CheckArguments) -> Result<()> {
     let lost: u64 = losses.values().sum();
     ledger.ensure_written()?;
     say(&format!("{} shards, {} samples, {lost} losses", all.len(), HumanCount(samples)));
+    let passed_over: u64 = all.iter().flat_map(|shard| shard.filtered.values()).sum();
+    if passed_over > 0 {
+        say(&format!("{} more samples are passed over by the filters", HumanCount(passed_over)));
+    }
     if lost == 0 {
         return Ok(());
     }
@@ -232,8 +247,9 @@ fn check(arguments: &CheckArguments) -> Result<()> {
 }
 
 /// Decodes every image, and keeps nothing.
-fn judge(plan: &StreamPlan) -> Arc<Judge> {
-    let decoder = Decoder::new(&Plan::default().views, plan);
+fn judge(plan: &StreamPlan, views: &ViewsPlan, filter: Filter) -> Arc<Judge> {
+    let looks_at_pixels = filter.looks_at_pixels();
+    let decoder = Decoder::new(views, plan).with_filter(filter);
     Arc::new(move |sample| {
         let meta = SampleMeta {
             id: SampleId(0),
@@ -244,7 +260,9 @@ fn judge(plan: &StreamPlan) -> Arc<Judge> {
             class: sample.class,
         };
         let raw = RawSample { meta, image: sample.image.clone(), cursor: Cursor::default() };
-        decoder.decode_into(&raw, None, None).map(|decoded| decoded.notices())
+        let side = decoder.size() as usize;
+        let mut center = looks_at_pixels.then(|| vec![0; side * side * 3]);
+        decoder.decode_into(&raw, center.as_deref_mut(), None).map(|decoded| decoded.notices())
     })
 }
 

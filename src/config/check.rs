@@ -24,6 +24,7 @@ impl Plan {
         self.check_labels(&mut checks);
         self.check_train(&mut checks);
         self.check_rest(&mut checks);
+        self.check_filter(&mut checks);
         checks.problems
     }
 
@@ -182,6 +183,17 @@ impl Plan {
         checks.count("device.threads", self.device.threads, 0, 1_024);
         checks.count("device.decode_threads", self.device.decode_threads, 0, 1_024);
     }
+
+    fn check_filter(&self, checks: &mut Checks) {
+        let filter = &self.filter;
+        let aspect = filter.max_aspect;
+        checks.require(aspect == 0.0 || (aspect >= 1.0 && aspect.is_finite()), &["filter.max_aspect"], || {
+            format!("filter.max_aspect = {aspect} must be 0, or a number from 1 up: the longer side over the shorter")
+        });
+        checks.zero_or_above("filter.uniform", filter.uniform);
+        checks.count("filter.near_bits", filter.near_bits as usize, 0, 8);
+        checks.count("filter.remember", filter.remember, 1, 1_000_000_000);
+    }
 }
 
 /// The smallest view whose last feature map has a pixel left.
@@ -285,6 +297,10 @@ mod tests {
             ("stream.max_megapixels", |plan| plan.stream.max_megapixels = f64::NAN),
             ("stream.max_loss_rate", |plan| plan.stream.max_loss_rate = 1.1),
             ("stream.loss_window", |plan| plan.stream.loss_window = 0),
+            ("filter.max_aspect", |plan| plan.filter.max_aspect = 0.5),
+            ("filter.uniform", |plan| plan.filter.uniform = -1.0),
+            ("filter.near_bits", |plan| plan.filter.near_bits = 9),
+            ("filter.remember", |plan| plan.filter.remember = 0),
             ("views.area", |plan| plan.views.area = [0.5, 0.4]),
             ("views.area", |plan| plan.views.area = [f64::NAN, 1.0]),
             ("views.aspect", |plan| plan.views.aspect = [0.0, 1.0]),

@@ -24,6 +24,7 @@ pub struct Change {
 }
 
 const ORDER: &str = "it decides the order of samples, in which the cursor of the run counts";
+const CHOSEN: &str = "it decides which samples the run is trained on, and which it remembers";
 const WEIGHTS: &str = "the weights of the run have this shape";
 const PIXELS: &str = "the weights of the run were trained on pixels of this scale";
 const CENTROIDS: &str = "the centroids of the run have this shape";
@@ -51,6 +52,15 @@ const FIXED: &[(&str, &str)] = &[
     ("cluster.refresh", LABELS),
     ("train.balance", "a window of batches is drawn anew after a restart, by the rule it was drawn before"),
     ("train.balance_window", "a window of batches is drawn anew after a restart, by the rule it was drawn before"),
+    ("filter.min_side", CHOSEN),
+    ("filter.max_aspect", CHOSEN),
+    ("filter.min_bytes", CHOSEN),
+    ("filter.placeholders", CHOSEN),
+    ("filter.uniform", CHOSEN),
+    ("filter.uniform_bytes", CHOSEN),
+    ("filter.duplicates", CHOSEN),
+    ("filter.near_bits", CHOSEN),
+    ("filter.remember", CHOSEN),
 ];
 
 impl Plan {

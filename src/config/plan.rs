@@ -180,6 +180,18 @@ choice! {
     }
 }
 
+choice! {
+    /// Which images count as seen before.
+    Duplicates {
+        /// None.
+        Off = "off",
+        /// Those of the same bytes.
+        Bytes = "bytes",
+        /// Those of nearly the same pixels as well.
+        Near = "near",
+    }
+}
+
 /// A whole pipeline file, every key resolved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -204,6 +216,8 @@ pub struct Plan {
     pub observe: ObservePlan,
     /// Where it runs.
     pub device: DevicePlan,
+    /// What is passed over on purpose.
+    pub filter: FilterPlan,
 }
 
 /// `[stream]`: which shards, in which order, and how much may be lost.
@@ -483,5 +497,47 @@ pub struct DevicePlan {
 impl Default for DevicePlan {
     fn default() -> Self {
         Self { kind: DeviceKind::Auto, threads: 0, decode_threads: 0, precision: Precision::Fp32 }
+    }
+}
+
+/// `[filter]`: what is passed over on purpose, counted by rule and no loss. Trains on; evaluations take every sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FilterPlan {
+    /// Pixels that the shorter side must have, by the header; 0 is off.
+    pub min_side: u32,
+    /// Longer side over shorter side, at most, by the header; 0 is off.
+    pub max_aspect: f64,
+    /// Bytes that an image file must have; 0 is off.
+    pub min_bytes: usize,
+    /// Lengths in bytes of what a server gives for photographs that are gone. A file of such a length is passed over if a file
+    /// of the very same bytes came before: real photographs of that length stay.
+    pub placeholders: Vec<usize>,
+    /// Variance of luma, in squared levels, below which 95 of 100 columns and rows of the center view make a picture of one
+    /// colour; 0 is off.
+    pub uniform: f64,
+    /// Only smaller files can be of one colour.
+    pub uniform_bytes: usize,
+    /// Which images count as seen before.
+    pub duplicates: Duplicates,
+    /// With `duplicates = "near"`: bits of 128 by which the hashes of near duplicates differ at most.
+    pub near_bits: u32,
+    /// Images remembered to be compared with, about 100 bytes each; the snapshot holds 32 of them.
+    pub remember: usize,
+}
+
+impl Default for FilterPlan {
+    fn default() -> Self {
+        Self {
+            min_side: 0,
+            max_aspect: 0.0,
+            min_bytes: 0,
+            placeholders: Vec::new(),
+            uniform: 0.0,
+            uniform_bytes: 20_000,
+            duplicates: Duplicates::Off,
+            near_bits: 6,
+            remember: 1_000_000,
+        }
     }
 }

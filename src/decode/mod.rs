@@ -10,6 +10,8 @@
 
 mod augment;
 mod counters;
+mod filter;
+mod fingerprint;
 mod header;
 mod jpeg;
 mod other;
@@ -17,6 +19,7 @@ mod turn;
 
 pub use augment::{Augment, CropBox, View};
 pub use counters::{Counters, DecodeStats};
+pub use filter::{Filter, Prints};
 pub use header::{Format, JpegHeader, read_jpeg, sniff};
 pub use turn::Turn;
 
@@ -35,6 +38,7 @@ pub struct Decoder {
     max_pixels: u64,
     exif: bool,
     dct_scaling: bool,
+    filter: Filter,
     counters: Arc<Counters>,
 }
 
@@ -53,6 +57,8 @@ pub struct Decoded {
     pub rotated: bool,
     /// It is not 8-bit RGB in its file: gray, palette, CMYK, alpha, 16 bits.
     pub converted: bool,
+    /// What the rules on duplicates compare; empty where the center view was not wanted.
+    pub prints: Prints,
 }
 
 impl Decoded {
@@ -99,6 +105,7 @@ impl Decoder {
             max_pixels: (stream.max_megapixels * 1e6) as u64,
             exif: stream.exif,
             dct_scaling: true,
+            filter: Filter::default(),
             counters: Arc::default(),
         }
     }
@@ -107,6 +114,12 @@ impl Decoder {
     #[must_use]
     pub fn without_dct_scaling(self) -> Self {
         Self { dct_scaling: false, ..self }
+    }
+
+    /// Passes over what `filter` names: by the header before anything is decoded, by pixels where the center view is wanted.
+    #[must_use]
+    pub fn with_filter(self, filter: Filter) -> Self {
+        Self { filter, ..self }
     }
 
     /// Side of the views, in pixels.
@@ -159,27 +172,39 @@ impl Decoder {
         targets.extend(train.map(|view| (Kind::Train, view)));
         let kinds: Vec<Kind> = targets.iter().map(|&(kind, _)| kind).collect();
 
-        let picture = match sniff(&sample.image)? {
+        let format = sniff(&sample.image)?;
+        self.filter.check_bytes(sample.image.len())?;
+        let mut picture = match format {
             Format::Jpeg => self.jpeg_pixels(scratch, sample, &kinds)?,
             format => self.other_pixels(&sample.image, format)?,
         };
         let decoded_at = Instant::now();
         self.counters.add_pixels_time(decoded_at - started);
 
-        let outcome =
-            targets.into_iter().try_for_each(|(kind, view)| self.render(scratch, sample, &picture, kind, view));
+        let mut prints = Prints::default();
+        let outcome = targets.into_iter().try_for_each(|(kind, view)| {
+            self.render(scratch, sample, &picture, kind, view)?;
+            if let Kind::Center = kind {
+                let (side, bytes) = (self.size() as usize, sample.image.len());
+                self.filter.check_pixels(view, side, bytes)?;
+                prints = self.filter.prints(&sample.image, view, side);
+            }
+            Ok::<(), Rejection>(())
+        });
+        picture.notes.prints = prints;
         scratch.keep(picture.pixels.rgb);
         self.counters.add_views_time(decoded_at.elapsed());
         outcome?;
         Ok(picture.notes)
     }
 
-    fn jpeg_pixels(&self, scratch: &mut Scratch, sample: &RawSample, kinds: &[Kind]) -> Result<Picture, Trouble> {
+    fn jpeg_pixels(&self, scratch: &mut Scratch, sample: &RawSample, kinds: &[Kind]) -> Result<Picture, Rejection> {
         let bytes = &sample.image;
         let header =
             read_jpeg(bytes).ok_or_else(|| Trouble::new(Reason::DecodeFailed, "it ends before its size is told"))?;
         let stored = (header.width, header.height);
         header::check_pixels(header.width, header.height, self.max_pixels)?;
+        self.filter.check_size(stored)?;
         let turn = self.turn(header.orientation.map(Turn::from).unwrap_or_default());
         let upright = turn.turn_size(stored);
         let crops = kinds.iter().map(|&kind| self.view(kind, upright, &sample.meta).crop);
@@ -190,7 +215,10 @@ impl Decoder {
         let (pixels, truncated) = match scratch.jpeg.decode(bytes, stored, eighths, buffer) {
             Ok(decoded) => decoded,
             Err(refusal) => {
-                let mut picture = self.other_pixels(bytes, Format::Jpeg).map_err(|other| refusal.over(other))?;
+                let mut picture = self.other_pixels(bytes, Format::Jpeg).map_err(|other| match other {
+                    Rejection::Lost(other) => refusal.over(other).into(),
+                    filtered => filtered,
+                })?;
                 picture.notes.converted = converted;
                 return Ok(picture);
             }
@@ -202,12 +230,13 @@ impl Decoder {
             truncated,
             rotated: turn != Turn::default(),
             converted,
+            prints: Prints::default(),
         };
         Ok(Picture { pixels, turn, notes })
     }
 
-    fn other_pixels(&self, bytes: &[u8], format: Format) -> Result<Picture, Trouble> {
-        let other::Other { pixels, turn, converted } = other::decode(bytes, format, self.max_pixels)?;
+    fn other_pixels(&self, bytes: &[u8], format: Format) -> Result<Picture, Rejection> {
+        let other::Other { pixels, turn, converted } = other::decode(bytes, format, self.max_pixels, &self.filter)?;
         let turn = self.turn(turn);
         let notes = Decoded {
             format,
@@ -216,6 +245,7 @@ impl Decoder {
             truncated: false,
             rotated: turn != Turn::default(),
             converted,
+            prints: Prints::default(),
         };
         Ok(Picture { pixels, turn, notes })
     }

@@ -5,10 +5,10 @@
 //! are rounded to 8, transparency is laid over white; of animations the first frame is taken, of several pages the
 //! first. The size is checked against the limit when the header is read, and the decoder's own memory is limited too.
 
-use super::Pixels;
 use super::header::{Format, check_pixels};
 use super::turn::Turn;
-use crate::shards::{Reason, Trouble};
+use super::{Filter, Pixels};
+use crate::shards::{Reason, Rejection, Trouble};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
@@ -21,12 +21,13 @@ pub(super) struct Other {
     pub(super) converted: bool,
 }
 
-pub(super) fn decode(bytes: &[u8], format: Format, max_pixels: u64) -> Result<Other, Trouble> {
+pub(super) fn decode(bytes: &[u8], format: Format, max_pixels: u64, filter: &Filter) -> Result<Other, Rejection> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), image_format(format));
     reader.limits(limits(max_pixels));
     let mut decoder = reader.into_decoder().map_err(|error| rejected(&error))?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, max_pixels)?;
+    filter.check_size((width, height))?;
     // A broken EXIF block is no reason to lose the picture.
     let turn = decoder.orientation().map(Turn::from).unwrap_or_default();
     let converted = decoder.original_color_type() != ColorType::Rgb8.into();

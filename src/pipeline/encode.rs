@@ -1,6 +1,6 @@
 //! Features of every sample of a list, once, in list order: what `embed` and the evaluations stand on.
 
-use super::feed::{Feed, FeedPlan, Next};
+use super::feed::{Feed, FeedPlan, Filters, Next};
 use super::start_runtime;
 use super::stop::Stop;
 use crate::config::Plan;
@@ -52,6 +52,7 @@ impl Encoding<'_> {
             batch_size: self.batch_size,
             train_views: false,
             held: 1,
+            filters: Filters::None,
         };
         let mut feed = Feed::open(runtime.handle(), self.plan, self.placement, list, ledger, feed_plan)?;
         let mut uploader = Uploader::new(self.placement.device);

@@ -5,9 +5,9 @@
 
 use super::guard::{guard, stage_error};
 use super::stop::Stop;
-use crate::batch::{Batch, Filling, Ring, RingPlan, fill};
+use crate::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
 use crate::config::Plan;
-use crate::decode::{Decoded, Decoder};
+use crate::decode::{Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Passes, Progress, RawSample};
 use crate::shards::{Ledger, Rejection, ShardList};
@@ -41,6 +41,19 @@ pub struct FeedPlan {
     pub train_views: bool,
     /// Batches that the trainer holds at once.
     pub held: usize,
+    /// Which rules of `[filter]` hold.
+    pub filters: Filters,
+}
+
+/// Which rules of `[filter]` hold.
+#[derive(Clone, Debug)]
+pub enum Filters {
+    /// None: an evaluation wants every sample.
+    None,
+    /// Those that look at one sample alone, and so hold in any order.
+    Alone,
+    /// Those on duplicates as well, going on with what is remembered.
+    All(Remembered),
 }
 
 /// A running feed.
@@ -82,17 +95,23 @@ impl Feed {
             train: feed.train_views,
             pinned: placement.device != Device::Cpu,
         })?;
+        let from_start = feed.start == Cursor::default();
         let progress = Arc::new(Progress::default());
         let (for_stream, seen) = (Arc::clone(ledger), Arc::clone(&progress));
         let stream = ingest::stream(list, &plan.stream, &plan.fetch, feed.passes, feed.start, for_stream, seen);
         let (give_sample, samples) = mpsc::channel(feed.batch_size.min(64));
         let (give_batch, batches) = sync_channel(WAITING);
         let ingest = runtime.spawn(run_ingest(stream, give_sample));
-        let filling = Filling {
-            ring: ring.clone(),
-            decoder: Decoder::new(&plan.views, &plan.stream),
-            threads: placement.decode_threads,
+        let decoder = Decoder::new(&plan.views, &plan.stream);
+        let filter = Filter::new(&plan.filter);
+        let (decoder, sieve) = match feed.filters {
+            Filters::None => (decoder, Sieve::default()),
+            Filters::Alone => (decoder.with_filter(filter), Sieve::default()),
+            Filters::All(remembered) => {
+                (decoder.with_filter(filter), Sieve::new(&plan.filter, &remembered, from_start))
+            }
         };
+        let filling = Filling { ring: ring.clone(), decoder, threads: placement.decode_threads, sieve };
         let ledger = Arc::clone(ledger);
         let decode = thread::Builder::new()
             .name("batches".into())

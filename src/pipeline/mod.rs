@@ -26,7 +26,7 @@ use crate::torch::device::{Placement, place, set_threads};
 use crate::train::Trainer;
 use crate::train::record::{AlarmRecord, Record, SnapshotRecord};
 use crate::train::upload::{DeviceBatch, Uploader};
-use feed::{Feed, FeedPlan, Next};
+use feed::{Feed, FeedPlan, Filters, Next};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,13 +65,14 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     if let Some(progress) = progress {
         tracing::info!("{} goes on at step {}", folder.display(), progress.step);
     }
-    let standing = resumed.unwrap_or_default();
+    let standing = resumed.unwrap_or_else(|| Standing::new(&plan.filter));
     let feed_plan = FeedPlan {
         passes: Passes::Endless,
         start: standing.cursor.clone(),
         batch_size: plan.train.batch_size,
         train_views: true,
         held: trainer.block_len(),
+        filters: Filters::All(standing.remembered.clone()),
     };
     let feed = Feed::open(runtime.handle(), plan, &placement, list.clone(), &ledger, feed_plan)?;
     let activity = Arc::new(Activity::default());
@@ -343,6 +344,8 @@ impl Run<'_> {
             batch_size: self.plan.train.batch_size,
             train_views: false,
             held: 1,
+            // what is a duplicate depends on the order, and this one is not that of training
+            filters: Filters::Alone,
         };
         let mut feed =
             Feed::open(self.runtime.handle(), self.plan, self.placement, self.list.clone(), &self.ledger, feed_plan)?;

@@ -17,6 +17,7 @@ pub mod state;
 pub mod upload;
 
 mod cycle;
+mod seen;
 
 use crate::bank::Bank;
 use crate::cluster::Clustering;

@@ -9,11 +9,13 @@
 //! | `bank.arrow` | id, step, class, label, feature (f16) of every row; no row where the next cycle fills it anew |
 //! | `clusters.safetensors` | whitening and centroids |
 //! | `assignments.arrow` | id and cluster, with `refresh = "full"` |
+//! | `seen.arrow` | images that the rules on duplicates know, oldest first; none where there are none |
 //! | `cursor.json` | the position in the stream, and the run's counters |
 
 use super::Trainer;
 use super::optimizer::Sgd;
 use super::progress::Progress;
+use super::seen;
 use crate::bank::Bank;
 use crate::batch::Standing;
 use crate::cluster::Clustering;
@@ -94,7 +96,10 @@ impl Trainer {
             assignments.write(&folder.join("assignments.arrow"))?;
         }
         self.bank.write(&folder.join("bank.arrow"))?;
-        let Standing { cursor, filtered } = standing.clone();
+        if !standing.remembered.is_empty() {
+            seen::write(&folder.join("seen.arrow"), &standing.remembered)?;
+        }
+        let (cursor, filtered) = (standing.cursor.clone(), standing.filtered.clone());
         Position { cursor, progress: self.progress.clone(), filtered }.write(folder)
     }
 
@@ -112,7 +117,8 @@ impl Trainer {
     /// Takes everything back from `folder`; how far the stream has come.
     pub fn restore(&mut self, folder: &Path) -> Result<Standing> {
         let position = Position::read(folder)?;
-        let standing = Standing { cursor: position.cursor, filtered: position.filtered };
+        let remembered = seen::read(&folder.join("seen.arrow"), self.plan.filter.remember)?;
+        let standing = Standing { cursor: position.cursor, filtered: position.filtered, remembered };
         let read = |name: &str| state::read_safetensors(&folder.join(name)).map(|(tensors, _)| tensors);
         self.student.load_state(&read("model.safetensors")?)?;
         self.assigner.load_state(&read("assigner.safetensors")?)?;
