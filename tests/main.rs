@@ -3,7 +3,9 @@
 
 mod commands;
 mod filters;
+mod faults;
 mod interop;
+mod lies;
 mod pictures;
 mod pipelines;
 mod resume;

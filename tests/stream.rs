@@ -38,7 +38,7 @@ fn list(specs: &[String]) -> ShardList {
 }
 
 fn fetch() -> FetchPlan {
-    FetchPlan { timeout_s: 2.0, retries: 2 }
+    FetchPlan { timeout_s: 2.0, retries: 2, max_pause_s: 0.1, ..FetchPlan::default() }
 }
 
 /// One pass in the order of the list: keys, and the losses.

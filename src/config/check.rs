@@ -19,7 +19,7 @@ impl Plan {
     pub fn check(&self) -> Vec<Problem> {
         let mut checks = Checks::default();
         self.check_stream(&mut checks);
-        checks.above("fetch.timeout_s", self.fetch.timeout_s, 0.0);
+        self.check_fetch(&mut checks);
         self.check_views(&mut checks);
         self.check_labels(&mut checks);
         self.check_train(&mut checks);
@@ -45,6 +45,17 @@ impl Plan {
         checks.above("stream.max_megapixels", stream.max_megapixels, 0.0);
         checks.above_up_to("stream.max_loss_rate", stream.max_loss_rate, 0.0, 1.0);
         checks.at_least("stream.loss_window", stream.loss_window, 1);
+    }
+
+    fn check_fetch(&self, checks: &mut Checks) {
+        let fetch = &self.fetch;
+        checks.above("fetch.timeout_s", fetch.timeout_s, 0.0);
+        checks.above("fetch.max_pause_s", fetch.max_pause_s, 0.0);
+        checks.zero_or_above("fetch.outage_minutes", fetch.outage_minutes);
+        checks.zero_or_above("fetch.min_kib_per_s", fetch.min_kib_per_s);
+        checks.above_up_to("fetch.range_mib", fetch.range_mib, 0.0, 1_024.0);
+        checks.count("fetch.ranges", fetch.ranges, 1, 64);
+        checks.count("fetch.connections", fetch.connections, 1, 1_024);
     }
 
     fn check_views(&self, checks: &mut Checks) {
@@ -293,6 +304,12 @@ mod tests {
             ("stream.seed", |plan| plan.stream.seed = u64::MAX),
             ("stream.lanes", |plan| plan.stream.lanes = 0),
             ("fetch.timeout_s", |plan| plan.fetch.timeout_s = 0.0),
+            ("fetch.max_pause_s", |plan| plan.fetch.max_pause_s = 0.0),
+            ("fetch.outage_minutes", |plan| plan.fetch.outage_minutes = -1.0),
+            ("fetch.min_kib_per_s", |plan| plan.fetch.min_kib_per_s = f64::NAN),
+            ("fetch.range_mib", |plan| plan.fetch.range_mib = 0.0),
+            ("fetch.ranges", |plan| plan.fetch.ranges = 0),
+            ("fetch.connections", |plan| plan.fetch.connections = 0),
             ("stream.max_member_mib", |plan| plan.stream.max_member_mib = 0),
             ("stream.max_megapixels", |plan| plan.stream.max_megapixels = f64::NAN),
             ("stream.max_loss_rate", |plan| plan.stream.max_loss_rate = 1.1),

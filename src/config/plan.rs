@@ -268,15 +268,39 @@ impl Default for StreamPlan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FetchPlan {
-    /// Attempts at a shard that cannot be reached, after the first.
+    /// Attempts after the first at bytes that do not come; every byte that does counts anew.
     pub retries: u32,
     /// Seconds without a byte until a connection counts as dead.
     pub timeout_s: f64,
+    /// Longest pause between two attempts, in seconds, also where a server asks for a longer one.
+    pub max_pause_s: f64,
+    /// Minutes for which attempts go on, beyond `retries`, while no server can be reached that could be before.
+    pub outage_minutes: f64,
+    /// KiB a second, over `timeout_s`, below which a connection counts as dead too; 0 is no such limit.
+    pub min_kib_per_s: f64,
+    /// MiB of the largest range that is asked for at once.
+    pub range_mib: f64,
+    /// Ranges of one shard in flight or waiting to be read.
+    pub ranges: usize,
+    /// MiB of such ranges over all shards, beyond the one that each shard may always hold.
+    pub buffer_mib: usize,
+    /// Requests in flight to one server; fewer while it refuses some.
+    pub connections: usize,
 }
 
 impl Default for FetchPlan {
     fn default() -> Self {
-        Self { retries: 8, timeout_s: 30.0 }
+        Self {
+            retries: 8,
+            timeout_s: 30.0,
+            max_pause_s: 30.0,
+            outage_minutes: 30.0,
+            min_kib_per_s: 4.0,
+            range_mib: 4.0,
+            ranges: 4,
+            buffer_mib: 128,
+            connections: 32,
+        }
     }
 }
 

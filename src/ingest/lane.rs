@@ -242,8 +242,11 @@ fn find(
     let mut found: BTreeMap<u64, Result<ShardSample, Trouble>> = all_lost(&gone);
     let mut last_met = None;
     for &offset in offsets {
-        if samples.archive().can_jump() && samples.go_to(offset).is_err() {
-            break;
+        if samples.archive().can_jump()
+            && let Err(trouble) = samples.go_to(offset)
+        {
+            give_up(&mut found, &trouble);
+            return found;
         }
         while last_met.is_none_or(|met| met < offset) {
             match samples.step() {
@@ -255,15 +258,19 @@ fn find(
                 }
                 Step::Lost(_) => {}
                 Step::End(ending) => {
-                    if let Some(trouble) = ending.trouble {
-                        for slot in found.values_mut().filter(|slot| slot.is_err()) {
-                            *slot = Err(trouble.clone());
-                        }
+                    if let Some(trouble) = &ending.trouble {
+                        give_up(&mut found, trouble);
                     }
-                    break;
+                    return found;
                 }
             }
         }
     }
     found
+}
+
+fn give_up(found: &mut BTreeMap<u64, Result<ShardSample, Trouble>>, trouble: &Trouble) {
+    for slot in found.values_mut().filter(|slot| slot.is_err()) {
+        *slot = Err(trouble.clone());
+    }
 }

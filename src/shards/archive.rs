@@ -159,7 +159,7 @@ impl Archive {
         self.input.position()
     }
 
-    /// Whether [`Archive::go_to`] costs next to nothing, backwards too.
+    /// Whether [`Archive::go_to`] reads none of the bytes between, backwards too: a server is asked for a range.
     pub fn can_jump(&self) -> bool {
         self.input.can_jump()
     }

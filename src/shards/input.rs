@@ -101,9 +101,9 @@ impl Input {
         self.source().length()
     }
 
-    /// Whether going anywhere costs next to nothing.
+    /// Whether any byte can be gone to without reading those between.
     pub(super) fn can_jump(&self) -> bool {
-        self.wrapping() == Wrapping::None && self.source().is_local()
+        self.wrapping() == Wrapping::None && self.source().can_jump()
     }
 
     /// Goes to a byte of the tar; backwards only where it is not compressed.
@@ -179,8 +179,10 @@ fn wrapping(head: &[u8]) -> Wrapping {
 }
 
 fn trouble_of(error: &io::Error, wrapping: Wrapping) -> Trouble {
+    if let Some(trouble) = error.get_ref().and_then(|inner| inner.downcast_ref::<Trouble>()) {
+        return trouble.clone();
+    }
     let reason = match (error.kind(), wrapping) {
-        (io::ErrorKind::ConnectionAborted, _) => Reason::ConnectionLost,
         (io::ErrorKind::UnexpectedEof, _) => Reason::TruncatedShard,
         (_, Wrapping::None) => Reason::Unreadable,
         (_, Wrapping::Gzip | Wrapping::Zstd) => Reason::CorruptCompression,

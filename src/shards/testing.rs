@@ -53,7 +53,7 @@ pub(crate) fn plan() -> StreamPlan {
 }
 
 pub(crate) fn fetch() -> FetchPlan {
-    FetchPlan { timeout_s: 5.0, retries: 2 }
+    FetchPlan { timeout_s: 5.0, retries: 2, ..FetchPlan::default() }
 }
 
 pub(crate) fn ledger() -> std::sync::Arc<Ledger> {

@@ -1,0 +1,226 @@
+//! How many requests each host bears at once, learnt from its answers.
+//!
+//! In: the outcome of every request to a host. Out: [`Slot`]s, one for each request in flight, handed out in the order they are
+//! asked for. A refusal (429, 503, no connection) halves the number that a host gets; every answer raises it by a
+//! little, up to `fetch.connections`: additive increase, multiplicative decrease, as TCP does. Requests that were sent before the
+//! number was lowered do not lower it again. It is known too since when no host answers at all.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// Where nothing answers, fewer attempts at once than this would only make the wait longer.
+const LEAST_UNREACHABLE: f64 = 4.0;
+
+/// Every host that was asked for something.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    most: usize,
+    known: Mutex<HashMap<String, Arc<Host>>>,
+}
+
+impl Hosts {
+    /// With so many requests in flight to one host at most.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most: most.max(1), known: Mutex::default() }
+    }
+
+    /// The host of this name.
+    pub(super) fn named(&self, name: &str) -> Arc<Host> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = known.get(name) {
+            return Arc::clone(host);
+        }
+        let host = Arc::new(Host::new(self.most));
+        known.insert(name.to_owned(), Arc::clone(&host));
+        host
+    }
+
+    /// Since when every host that ever answered cannot be reached. None while one of them can, or where none ever answered:
+    /// names of hosts may be wrong.
+    pub(super) fn outage_since(&self) -> Option<Instant> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_lost = None;
+        for host in known.values() {
+            let state = host.state();
+            if state.ever_answered {
+                last_lost = last_lost.max(Some(state.unreachable_since?));
+            }
+        }
+        last_lost
+    }
+}
+
+/// What one host bears.
+#[derive(Debug)]
+pub(super) struct Host {
+    most: f64,
+    state: Mutex<State>,
+    room: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    allowed: f64,
+    in_flight: usize,
+    lowered: Instant,
+    ever_answered: bool,
+    unreachable_since: Option<Instant>,
+}
+
+impl Host {
+    fn new(most: usize) -> Self {
+        let state = State {
+            allowed: most as f64,
+            in_flight: 0,
+            lowered: Instant::now(),
+            ever_answered: false,
+            unreachable_since: None,
+        };
+        Self { most: most as f64, state: Mutex::new(state), room: Notify::new() }
+    }
+
+    /// Waits until another request may be sent.
+    pub(super) async fn enter(self: &Arc<Self>) -> Slot {
+        loop {
+            let left = self.room.notified();
+            if let Some(slot) = self.try_enter() {
+                return slot;
+            }
+            left.await;
+        }
+    }
+
+    /// Whether the host ever answered.
+    pub(super) fn ever_answered(&self) -> bool {
+        self.state().ever_answered
+    }
+
+    fn try_enter(self: &Arc<Self>) -> Option<Slot> {
+        let mut state = self.state();
+        if !state.has_room() {
+            return None;
+        }
+        state.in_flight += 1;
+        if state.has_room() {
+            // several that left may have woken only one
+            self.room.notify_one();
+        }
+        Some(Slot { host: Arc::clone(self), entered: Instant::now() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn has_room(&self) -> bool {
+        self.in_flight < self.allowed as usize
+    }
+}
+
+/// One request in flight, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    host: Arc<Host>,
+    entered: Instant,
+}
+
+impl Slot {
+    /// The host gave what it was asked for.
+    pub(super) fn answered(&self) {
+        let mut state = self.host.state();
+        state.ever_answered = true;
+        state.unreachable_since = None;
+        state.allowed = (state.allowed + 1.0 / state.allowed).min(self.host.most);
+    }
+
+    /// The host has too much to do, or cannot be reached.
+    pub(super) fn refused(&self, is_unreachable: bool) {
+        let now = Instant::now();
+        let mut state = self.host.state();
+        let least = if is_unreachable { LEAST_UNREACHABLE.min(self.host.most) } else { 1.0 };
+        if self.entered >= state.lowered {
+            state.allowed = (state.allowed.min(state.in_flight as f64) / 2.0).max(least);
+            state.lowered = now;
+        }
+        match is_unreachable {
+            true => _ = state.unreachable_since.get_or_insert(now),
+            false => state.unreachable_since = None,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.host.state().in_flight -= 1;
+        self.host.room.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(host: &Arc<Host>) -> Vec<Slot> {
+        std::iter::from_fn(|| host.try_enter()).collect()
+    }
+
+    #[test]
+    fn a_storm_of_refusals_halves_once_and_answers_raise_slowly() {
+        let host = Hosts::new(8).named("a");
+        let slots = fill(&host);
+        assert_eq!(slots.len(), 8);
+        slots.iter().for_each(|slot| slot.refused(false));
+        drop(slots);
+        let slots = fill(&host);
+        assert_eq!(slots.len(), 4, "all of them were sent before the first was refused");
+        slots[0].refused(false);
+        drop(slots);
+        assert_eq!(fill(&host).len(), 2);
+        for round in 0..3 {
+            fill(&host).iter().for_each(Slot::answered);
+            assert!(fill(&host).len() <= 3 + round);
+        }
+        assert!(fill(&host).len() >= 4);
+        (0..200).for_each(|_| fill(&host).iter().for_each(Slot::answered));
+        assert_eq!(fill(&host).len(), 8, "no more than the most");
+    }
+
+    #[test]
+    fn an_outage_is_one_of_all_hosts_that_ever_answered() {
+        let hosts = Hosts::new(8);
+        let (good, other, wrong) = (hosts.named("good"), hosts.named("other"), hosts.named("wrong"));
+        fill(&wrong)[0].refused(true);
+        assert!(hosts.outage_since().is_none(), "nothing ever worked");
+        fill(&good)[0].answered();
+        fill(&other)[0].answered();
+        fill(&good)[0].refused(true);
+        assert!(hosts.outage_since().is_none(), "one still works");
+        fill(&other)[0].refused(true);
+        assert!(hosts.outage_since().is_some() && good.ever_answered() && !wrong.ever_answered());
+        fill(&good)[0].refused(false);
+        assert!(hosts.outage_since().is_none(), "a refusal is an answer");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_gets_room_when_others_leave() {
+        let host = Hosts::new(2).named("a");
+        let slots = fill(&host);
+        let waiting: Vec<_> = (0..5)
+            .map(|_| {
+                tokio::spawn({
+                    let host = Arc::clone(&host);
+                    async move { drop(host.enter().await) }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        drop(slots);
+        for waiter in waiting {
+            waiter.await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The bytes of one shard, from a file or from a server.
+//!
+//! In: a [`ShardUrl`] and a byte to begin at. Out: a blocking [`Read`] for the thread that owns the shard. A file is read
+//! in that thread (`local.rs`). What is on a server (`remote.rs` says what is asked of it, `http.rs` asks) comes in ranges
+//! (`ranges.rs`), some of them in flight at once; each is seen through cuts, stalls and refusals (`stretch.rs`) without ever
+//! mixing versions, and no host gets more requests than it bears (`hosts.rs`). What cannot be read is a [`Trouble`]
+//! with its reason; the bytes before it count. Nothing here shows credentials or queries.
+
+mod hosts;
+mod http;
+mod local;
+mod ranges;
+mod remote;
+mod stretch;
+
+use self::hosts::Hosts;
+use self::http::HttpShard;
+use self::ranges::RemoteReader;
+use self::remote::Remote;
+use super::reading::{Activity, Reading};
+use super::reason::{Reason, Trouble};
+use super::url::{Address, ShardUrl};
+use crate::config::FetchPlan;
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+const KIB: f64 = 1024.0;
+const MIB: f64 = 1024.0 * KIB;
+
+/// What all shards share: the HTTP client, the runtime, room for bytes ahead, what hosts bear, and how patient to be.
+#[derive(Debug)]
+pub struct Fetcher {
+    client: Option<reqwest::Client>,
+    runtime: tokio::runtime::Handle,
+    rules: Rules,
+    hosts: Hosts,
+    /// Room, in KiB, for the ranges beyond the one that each shard may always hold.
+    room: Arc<Semaphore>,
+}
+
+/// `[fetch]` of the pipeline, in the units that readers count in.
+#[derive(Clone, Debug)]
+struct Rules {
+    retries: u32,
+    /// Time without a byte, and the time over which the pace of a body is taken.
+    patience: Duration,
+    longest_pause: Duration,
+    /// How long retries go on while no host can be reached.
+    longest_outage: Duration,
+    /// Bytes per second under which a body is given up.
+    slowest: f64,
+    /// Bytes of the largest range.
+    range: u64,
+    /// Ranges of one shard in flight or waiting to be read.
+    ranges: usize,
+}
+
+impl Rules {
+    fn new(plan: &FetchPlan) -> Result<Self> {
+        let duration = |key, seconds| {
+            Duration::try_from_secs_f64(seconds).map_err(|error| Error::usage(format!("{key} = {seconds}: {error}")))
+        };
+        Ok(Self {
+            retries: plan.retries,
+            patience: duration("fetch.timeout_s", plan.timeout_s)?,
+            longest_pause: duration("fetch.max_pause_s", plan.max_pause_s)?,
+            longest_outage: duration("fetch.outage_minutes", plan.outage_minutes * 60.0)?,
+            slowest: plan.min_kib_per_s * KIB,
+            range: ((plan.range_mib * MIB) as u64).max(1),
+            ranges: plan.ranges.max(1),
+        })
+    }
+}
+
+impl Fetcher {
+    /// For shards of this kind: a client is made only where one of them is remote.
+    ///
+    /// # Errors
+    /// Outside of a tokio runtime, or without the system's TLS certificates.
+    pub fn new(shards: &[ShardUrl], plan: &FetchPlan) -> Result<Arc<Self>> {
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|error| Error::Stage { stage: "ingest", what: error.to_string() })?;
+        let rules = Rules::new(plan)?;
+        let client = match shards.iter().any(ShardUrl::is_remote) {
+            true => Some(http::client(rules.patience)?),
+            false => None,
+        };
+        let room = Arc::new(Semaphore::new(plan.buffer_mib.saturating_mul(1024).min(Semaphore::MAX_PERMITS)));
+        Ok(Arc::new(Self { client, runtime, rules, hosts: Hosts::new(plan.connections), room }))
+    }
+
+    /// Waits for something asynchronous in the thread of a shard. Not for async code.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Whoever has the object of this address.
+    fn remote(&self, address: &str) -> Result<Arc<dyn Remote>, Trouble> {
+        let Some(client) = &self.client else {
+            return Err(Trouble::new(Reason::Unreachable, "no HTTP client for this list"));
+        };
+        Ok(Arc::new(HttpShard::new(client.clone(), address)?))
+    }
+}
+
+/// The bytes of one shard, from some byte on.
+#[derive(Debug)]
+pub struct Source {
+    reading: Arc<Reading>,
+    body: Body,
+    length: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Body {
+    File(File),
+    Remote(Box<RemoteReader>),
+}
+
+impl Source {
+    /// Opens a shard at its first byte. Blocks: not for async code.
+    ///
+    /// # Errors
+    /// Why there are no bytes, after every retry.
+    pub fn open(url: &ShardUrl, fetcher: &Arc<Fetcher>, reading: &Arc<Reading>) -> Result<Self, Trouble> {
+        reading.set(Activity::Opening);
+        let (body, length) = match url.address() {
+            Address::Local(path) => {
+                let (file, length) = local::open(path)?;
+                (Body::File(file), length)
+            }
+            Address::Remote(address) => {
+                let reader = RemoteReader::open(fetcher.remote(address)?, fetcher, reading)?;
+                let length = reader.length();
+                (Body::Remote(Box::new(reader)), length)
+            }
+        };
+        reading.set(Activity::Reading);
+        Ok(Self { reading: Arc::clone(reading), body, length })
+    }
+
+    /// Length of the shard in bytes as the file system or the server tells it.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Whether going to another byte costs next to nothing.
+    pub fn is_local(&self) -> bool {
+        matches!(self.body, Body::File(_))
+    }
+
+    /// Whether [`Source::go_to`] leaves out the bytes between: in files, and on servers that honour ranges, at the price of
+    /// a request.
+    pub fn can_jump(&self) -> bool {
+        match &self.body {
+            Body::File(_) => true,
+            Body::Remote(reader) => reader.can_jump(),
+        }
+    }
+
+    /// The state shared with whoever wants this shard.
+    pub fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    /// Goes to a byte of the shard. From a server that ignores ranges all bytes up to there are read.
+    ///
+    /// # Errors
+    /// Why there are no bytes from there on.
+    pub fn go_to(&mut self, byte: u64) -> Result<(), Trouble> {
+        match &mut self.body {
+            Body::File(file) => file.seek(SeekFrom::Start(byte)).map(drop).map_err(|error| local::trouble(&error)),
+            Body::Remote(reader) => reader.go_to(byte),
+        }
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.reading.is_stopped() {
+            return Err(io::Error::other("stopped"));
+        }
+        let count = match &mut self.body {
+            Body::File(file) => file.read(into)?,
+            Body::Remote(reader) => reader.read(into)?,
+        };
+        self.reading.add_bytes(count);
+        Ok(count)
+    }
+}
