@@ -160,7 +160,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_passing_faults_leave_the_stream_as_it_is(faults in prop::collection::vec(fault(), 1..24), ranges in 1_usize..5) {
+    fn any_passing_faults_leave_the_stream_as_it_is(mut faults in prop::collection::vec(fault(), 1..24), ranges in 1_usize..5) {
+        // each passes at some time
+        faults.extend([Fault::None, Fault::None]);
         let objects = BTreeMap::from([("/a.tar".to_owned(), shard("a", 30)), ("/b.tar".to_owned(), shard("b", 45))]);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
@@ -176,8 +178,7 @@ proptest! {
                     Fault::Cut(sent) => reply.cut(*sent, Then::Close),
                     Fault::Stall(sent) => reply.cut(*sent, Then::Silence),
                     Fault::Status(status) => Reply::status(*status),
-                    Fault::IgnoreRange if request.number > 0 => Reply::new(200, object.clone()).with("etag", "\"1\""),
-                    Fault::IgnoreRange => reply,
+                    Fault::IgnoreRange => Reply::new(200, object.clone()).with("etag", "\"1\""),
                     Fault::Lie(which) => lies()[*which](request, object),
                 }
             })

@@ -40,8 +40,13 @@ pub(super) struct Version {
 }
 
 impl Version {
-    /// Refuses an answer from another object than the one before.
+    /// Refuses an answer from another object than the one before, and one that goes on where there is no telling.
     fn check(&self, answer: &Answer) -> Result<(), Refusal> {
+        let tells = (self.tag.is_some() && answer.tag.is_some()) || (self.length.is_some() && answer.length.is_some());
+        if answer.from > 0 && !tells {
+            let detail = "the server told neither version nor length: the rest may be of another shard";
+            return Err(Refusal::Final(Trouble::new(Reason::ConnectionLost, detail)));
+        }
         let same_tag = match (self.tag.as_deref(), answer.tag.as_deref()) {
             (Some(old), Some(new)) if old != new => {
                 let trouble = Trouble::new(Reason::ShardChanged, "the server has another version now");
@@ -215,7 +220,7 @@ impl Stretch {
     /// Delivers the body of one answer. An error is final.
     async fn receive(&mut self, arrived: Arrived, pieces: &mpsc::Sender<Piece>) -> Result<Received, Trouble> {
         let Arrived { mut body, is_range, to_skip, _slot } = arrived;
-        let mut again = Again { left: to_skip, digest: self.digest.as_ref().map(|_| Xxh3::new()) };
+        let mut again = Again { left: to_skip, digest: (to_skip > 0 && self.digest.is_some()).then(Xxh3::new) };
         let Rules { patience, slowest, .. } = self.fetcher.rules;
         let mut pace = Pace::new(patience, slowest);
         loop {
