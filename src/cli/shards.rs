@@ -1,23 +1,28 @@
 //! `shoal shards`: what a list holds, whether all of it can be read, and shards from a folder.
 
+mod check;
+mod index;
+mod replay;
+
 use super::doctor::ShardHead;
 use crate::config::{FetchPlan, Plan, StreamPlan, ViewsPlan};
-use crate::decode::{Decoder, Filter};
+use crate::decode::{Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, RawSample, SampleMeta};
 use crate::observe::console::say;
 use crate::pipeline::start_runtime;
-use crate::shards::audit::{Judge, ShardReport, audit, glance};
+use crate::shards::audit::glance;
 use crate::shards::pack::{PackOptions, pack};
 use crate::shards::source::{Fetcher, Source};
-use crate::shards::{Ledger, Reading, SampleId, ShardList, ShardUrl, Verdict};
+use crate::shards::{Reading, Rejection, SampleId, ShardList, ShardSample, ShardUrl};
 use futures_util::StreamExt;
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What to do with shards.
 #[derive(Debug, clap::Subcommand)]
@@ -25,7 +30,9 @@ pub(super) enum Command {
     /// What a list names, and how each shard begins
     List(ListArguments),
     /// Read and decode everything, and account for every shard
-    Check(CheckArguments),
+    Check(check::Arguments),
+    /// Learn what each sample is: offset, bytes, size, format, verdict
+    Index(index::Arguments),
     /// Write shards from a folder of images; class folders become labels (.cls)
     Pack(PackArguments),
 }
@@ -36,6 +43,7 @@ pub(super) enum Command {
 Examples:
   shoal shards list 'shards/photos-{000000..000007}.tar'
   shoal shards list @yfcc.txt --names
+  shoal shards list @yfcc.txt --index runs/yfcc/index
   shoal shards list /data/shards 'https://host/part-{000..127}.tar::more.tar.zst' --json")]
 pub(super) struct ListArguments {
     /// Paths, URLs, {000..127}, a::b, globs, folders, @list.txt
@@ -44,38 +52,9 @@ pub(super) struct ListArguments {
     /// Only names: opens nothing
     #[arg(long)]
     names: bool,
-    /// Results as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// The arguments of `shoal shards check`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  shoal shards check shards/damage.tar
-  shoal shards check @yfcc.txt --ledger losses.jsonl --lanes 16 --json
-  shoal shards check @yfcc.txt --pipeline yfcc100m-alexnet
-
-One line a shard on stdout: complete, or truncated at byte N, or failed; samples; losses by reason. Exit code 3 if
-anything was lost. With --pipeline also what its [filter] passes over, but for duplicates and placeholders, which depend
-on the order of training.")]
-pub(super) struct CheckArguments {
-    /// Paths, URLs, {000..127}, a::b, globs, folders, @list.txt
-    #[arg(required = true, value_name = "LIST")]
-    shards: Vec<String>,
-    /// Write every loss here: shard, key, offset, reason
-    #[arg(long, value_name = "FILE")]
-    ledger: Option<PathBuf>,
-    /// Shards read at once
-    #[arg(long, default_value_t = 2)]
-    lanes: usize,
-    /// Largest image decoded, in megapixels
-    #[arg(long, default_value_t = 100.0)]
-    max_megapixels: f64,
-    /// Count what the filters of this pipeline pass over
-    #[arg(long, value_name = "PIPELINE")]
-    pipeline: Option<PathBuf>,
+    /// Totals by an index instead: RUN/index, or what `shards index` made. Opens no shard
+    #[arg(long, value_name = "DIR", conflicts_with = "names")]
+    index: Option<PathBuf>,
     /// Results as JSON
     #[arg(long)]
     json: bool,
@@ -109,7 +88,8 @@ pub(super) struct PackArguments {
 pub(super) fn run(command: &Command) -> Result<()> {
     match command {
         Command::List(arguments) => list(arguments),
-        Command::Check(arguments) => check(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Index(arguments) => index::run(arguments),
         Command::Pack(arguments) => write_shards(arguments),
     }
 }
@@ -125,6 +105,9 @@ struct Listed {
 
 fn list(arguments: &ListArguments) -> Result<()> {
     let list = ShardList::parse(&arguments.shards)?;
+    if let Some(folder) = &arguments.index {
+        return index::totals(&list, folder, arguments.json);
+    }
     let mut listed = Vec::new();
     if arguments.names {
         listed.extend(list.shards.iter().map(|url| Listed {
@@ -177,141 +160,6 @@ impl Listed {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Checked {
-    shard: String,
-    /// `complete`, `truncated` or `failed`.
-    verdict: &'static str,
-    truncated_at: Option<u64>,
-    bytes: u64,
-    samples: u64,
-    losses: BTreeMap<String, u64>,
-    notices: BTreeMap<String, u64>,
-    filtered: BTreeMap<String, u64>,
-    trouble: Option<String>,
-}
-
-fn check(arguments: &CheckArguments) -> Result<()> {
-    let list = ShardList::parse(&arguments.shards)?;
-    let plan = StreamPlan { lanes: arguments.lanes, max_megapixels: arguments.max_megapixels, ..StreamPlan::default() };
-    let ledger = Arc::new(match &arguments.ledger {
-        Some(path) => Ledger::open(path, &plan)?,
-        None => Ledger::in_memory(&plan),
-    });
-    let judge = match &arguments.pipeline {
-        Some(pipeline) => {
-            let pipeline = Plan::load(pipeline, &[])?;
-            judge(&plan, &pipeline.views, Filter::new(&pipeline.filter))
-        }
-        None => judge(&plan, &ViewsPlan::default(), Filter::default()),
-    };
-    let bar = progress_bar(list.shards.len() as u64);
-    let mut all = Vec::new();
-    start_runtime()?.block_on(async {
-        let mut reports = std::pin::pin!(audit(&list, &plan, &FetchPlan::default(), Arc::clone(&ledger), judge)?);
-        while let Some(report) = reports.next().await {
-            let checked = Checked::of(report?);
-            bar.inc(1);
-            if !arguments.json {
-                bar.suspend(|| super::print(&checked.line()))?;
-            }
-            all.push(checked);
-        }
-        Ok::<(), Error>(())
-    })?;
-    bar.finish_and_clear();
-    if arguments.json {
-        super::print_json(&all)?;
-    }
-    let samples: u64 = all.iter().map(|shard| shard.samples).sum();
-    let mut losses: BTreeMap<&str, u64> = BTreeMap::new();
-    for (reason, count) in all.iter().flat_map(|shard| &shard.losses) {
-        *losses.entry(reason).or_default() += count;
-    }
-    let lost: u64 = losses.values().sum();
-    ledger.ensure_written()?;
-    say(&format!("{} shards, {} samples, {lost} losses", all.len(), HumanCount(samples)));
-    let passed_over: u64 = all.iter().flat_map(|shard| shard.filtered.values()).sum();
-    if passed_over > 0 {
-        say(&format!("{} more samples are passed over by the filters", HumanCount(passed_over)));
-    }
-    if lost == 0 {
-        return Ok(());
-    }
-    let reasons: Vec<_> = losses.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let error = Error::data(format!("lost: {}", reasons.join(", ")));
-    Err(match &arguments.ledger {
-        Some(path) => error.with_hint(format!("each is a line of {}", path.display())),
-        None => error.with_hint("--ledger FILE writes a line for each"),
-    })
-}
-
-/// Decodes every image, and keeps nothing.
-fn judge(plan: &StreamPlan, views: &ViewsPlan, filter: Filter) -> Arc<Judge> {
-    let looks_at_pixels = filter.looks_at_pixels();
-    let decoder = Decoder::new(views, plan).with_filter(filter);
-    Arc::new(move |sample| {
-        let meta = SampleMeta {
-            id: SampleId(0),
-            key: sample.key.clone(),
-            shard: Arc::from(""),
-            offset: sample.offset,
-            pass: 0,
-            class: sample.class,
-        };
-        let raw = RawSample { meta, image: sample.image.clone(), cursor: Cursor::default() };
-        let side = decoder.size() as usize;
-        let mut center = looks_at_pixels.then(|| vec![0; side * side * 3]);
-        decoder.decode_into(&raw, center.as_deref_mut(), None).map(|decoded| decoded.notices())
-    })
-}
-
-fn progress_bar(shards: u64) -> ProgressBar {
-    let bar = ProgressBar::new(shards);
-    if let Ok(style) = ProgressStyle::with_template("{bar:20} {pos}/{len} shards · {eta} left") {
-        bar.set_style(style);
-    }
-    bar
-}
-
-impl Checked {
-    fn of(report: ShardReport) -> Self {
-        let (verdict, truncated_at) = match report.ending.verdict {
-            Verdict::Complete => ("complete", None),
-            Verdict::TruncatedAt(byte) => ("truncated", Some(byte)),
-            Verdict::Failed(_) => ("failed", None),
-        };
-        Self {
-            shard: report.shard.to_string(),
-            verdict,
-            truncated_at,
-            bytes: report.bytes,
-            samples: report.samples,
-            losses: report.losses.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
-            notices: report.notices.iter().map(|(notice, count)| (notice.name().to_owned(), *count)).collect(),
-            filtered: report.filtered.iter().map(|(filtered, count)| (filtered.name().to_owned(), *count)).collect(),
-            trouble: report.ending.trouble.map(|trouble| trouble.to_string()),
-        }
-    }
-
-    fn line(&self) -> String {
-        let mut line = match self.truncated_at {
-            Some(byte) => format!("{}: truncated at byte {byte}, {} samples", self.shard, self.samples),
-            None => format!("{}: {}, {} samples", self.shard, self.verdict, self.samples),
-        };
-        for (what, counts) in [("lost", &self.losses), ("noticed", &self.notices), ("passed over", &self.filtered)] {
-            if !counts.is_empty() {
-                let counts: Vec<_> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
-                line.push_str(&format!("; {what}: {}", counts.join(", ")));
-            }
-        }
-        if let Some(trouble) = &self.trouble {
-            line.push_str(&format!(" [{trouble}]"));
-        }
-        line
-    }
-}
-
 fn write_shards(arguments: &PackArguments) -> Result<()> {
     let options = PackOptions {
         max_samples: arguments.max_samples,
@@ -334,6 +182,57 @@ fn write_shards(arguments: &PackArguments) -> Result<()> {
         summary.skipped.len()
     ));
     Ok(())
+}
+
+/// Decodes samples and keeps nothing but a count.
+struct Examiner {
+    decoder: Decoder,
+    looks_at_pixels: bool,
+    samples: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Examiner {
+    fn new(plan: &StreamPlan, views: &ViewsPlan, filter: Filter) -> Self {
+        let looks_at_pixels = filter.looks_at_pixels();
+        let decoder = Decoder::new(views, plan).with_filter(filter);
+        Self { decoder, looks_at_pixels, samples: Arc::default(), bytes: Arc::default() }
+    }
+
+    /// What becomes of a sample when it is decoded.
+    fn examine(&self, sample: &ShardSample) -> (RawSample, Result<Decoded, Rejection>) {
+        self.samples.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(sample.image.len() as u64, Ordering::Relaxed);
+        let meta = SampleMeta {
+            id: SampleId(0),
+            key: sample.key.clone(),
+            shard: Arc::from(""),
+            offset: sample.offset,
+            pass: 0,
+            class: sample.class,
+        };
+        let raw = RawSample { meta, image: sample.image.clone(), cursor: Cursor::default() };
+        let side = self.decoder.size() as usize;
+        let mut center = self.looks_at_pixels.then(|| vec![0; side * side * 3]);
+        let outcome = self.decoder.decode_into(&raw, center.as_deref_mut(), None);
+        (raw, outcome)
+    }
+
+    /// A bar over so many shards, with the speed at which samples go by.
+    fn progress_bar(&self, shards: u64) -> ProgressBar {
+        let bar = ProgressBar::new(shards);
+        let (samples, bytes) = (Arc::clone(&self.samples), Arc::clone(&self.bytes));
+        let speed = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let per_second = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64 / state.elapsed().as_secs_f64();
+            let (images, bytes) = (per_second(&samples), per_second(&bytes) as u64);
+            let _ = write!(out, "{images:.0} images/s, {}/s", HumanBytes(bytes));
+        };
+        if let Ok(style) = ProgressStyle::with_template("{bar:20} {pos}/{len} shards · {speed} · {eta} left") {
+            bar.set_style(style.with_key("speed", speed));
+        }
+        bar.enable_steady_tick(Duration::from_millis(500));
+        bar
+    }
 }
 
 /// Shards that the doctor looks at.

@@ -45,6 +45,7 @@ impl Plan {
         checks.above("stream.max_megapixels", stream.max_megapixels, 0.0);
         checks.above_up_to("stream.max_loss_rate", stream.max_loss_rate, 0.0, 1.0);
         checks.at_least("stream.loss_window", stream.loss_window, 1);
+        checks.above_up_to("stream.max_shard_loss", stream.max_shard_loss, 0.0, 1.0);
     }
 
     fn check_fetch(&self, checks: &mut Checks) {

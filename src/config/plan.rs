@@ -160,6 +160,15 @@ choice! {
     }
 }
 choice! {
+    /// Whether shards are indexed by the way.
+    Indexing {
+        /// Each shard when it is first read completely, and again when it has changed.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
+    }
+}
+choice! {
     /// The device that trains.
     DeviceKind {
         /// CUDA where it can be opened, else the CPU; says which and why.
@@ -245,6 +254,11 @@ pub struct StreamPlan {
     pub loss_window: usize,
     /// Turns pixels upright by their EXIF orientation.
     pub exif: bool,
+    /// Share of the samples of one shard, of 100 or more, that may be lost while it is read. Beyond it the rest of the shard
+    /// is passed over. Losses in decoding do not count here: they are heard of too late to decide an order.
+    pub max_shard_loss: f64,
+    /// Whether the run keeps what it learns of each sample (offset, sizes, verdict) under RUN/index.
+    pub index: Indexing,
 }
 
 impl Default for StreamPlan {
@@ -260,6 +274,8 @@ impl Default for StreamPlan {
             max_loss_rate: 0.1,
             loss_window: 1_000,
             exif: true,
+            max_shard_loss: 0.5,
+            index: Indexing::Auto,
         }
     }
 }

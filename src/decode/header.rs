@@ -25,6 +25,20 @@ pub enum Format {
     Tiff,
 }
 
+impl Format {
+    /// As it stands in an index.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpeg",
+            Self::Png => "png",
+            Self::WebP => "webp",
+            Self::Gif => "gif",
+            Self::Bmp => "bmp",
+            Self::Tiff => "tiff",
+        }
+    }
+}
+
 /// What a JPEG says in front of its first scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JpegHeader {

@@ -5,6 +5,7 @@
 //! bytes), and how far the order of the pass has been used up. Going on from a cursor reads the waiting samples again, opens each lane
 //! where it stood, and lets `skip` samples pass unseen: so much is read again and no more.
 
+use super::account::Account;
 use crate::error::{Error, Result};
 use crate::shards::{ShardList, ShardUrl};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub(super) struct Checkpoint {
     pub waiting: Vec<Place>,
     /// Samples that left in this pass.
     pub draws: u64,
+    /// What each lane's shard has given; none in cursors of older versions.
+    #[serde(default)]
+    pub accounts: Vec<Account>,
 }
 
 /// A byte of a shard: its number in the list of the pass, and the offset in its uncompressed tar.

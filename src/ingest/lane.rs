@@ -4,11 +4,13 @@
 //! its own: with one budget for all, the reader whose turn it is could wait for room that the others hold. Dropping a
 //! [`Reader`] ends its thread and its connection at once.
 
+use super::account::Account;
 use super::cursor::Place;
 use super::progress::Progress;
 use crate::config::StreamPlan;
 use crate::error::{Error, Result};
 use crate::shards::archive::Archive;
+use crate::shards::index::Stamp;
 use crate::shards::sample::{Samples, Step};
 use crate::shards::source::Fetcher;
 use crate::shards::{Activity, Ending, Reading, Reason, ShardSample, ShardUrl, Trouble};
@@ -48,6 +50,7 @@ impl Shared {
 pub(super) struct Lane {
     pub next: Place,
     pub reader: Reader,
+    pub account: Account,
 }
 
 /// The consuming end of a shard's thread.
@@ -79,6 +82,11 @@ impl Reader {
         start_thread(move || thread.run())?;
         shared.progress.opened(&reading);
         Ok(Self { steps, room, reading, progress: Arc::clone(&shared.progress) })
+    }
+
+    /// The shard being read.
+    pub(super) fn reading(&self) -> &Reading {
+        &self.reading
     }
 
     /// What comes next in the shard.
@@ -142,6 +150,7 @@ impl ReaderThread {
             let step = samples.step();
             let is_last = matches!(step, Step::End(_));
             if is_last {
+                self.reading.end_at(samples.archive().position());
                 self.reading.set(Activity::Done);
             }
             if !self.send(step) || is_last {
@@ -151,7 +160,9 @@ impl ReaderThread {
     }
 
     fn open(&self) -> Result<Samples, Trouble> {
-        open_samples(&self.url, self.offset, &self.shared, &self.reading)
+        let samples = open_samples(&self.url, self.offset, &self.shared, &self.reading)?;
+        self.reading.is_of(Stamp::of(&self.url, samples.archive().stored_length()));
+        Ok(samples)
     }
 
     /// False if nobody wants the step any more.

@@ -8,6 +8,7 @@
 //! The order depends on the seed, the list and the contents of the shards alone, never on threads or timing. What cannot be
 //! read is lost, recorded in the ledger, and passed over; the stream ends with an error only where the ledger says so.
 
+mod account;
 mod cursor;
 mod lane;
 mod pass;

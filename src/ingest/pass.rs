@@ -4,14 +4,17 @@
 //! next one of the permutation, which is being opened already. Samples wait in the shuffle buffer until a draw lets them go;
 //! at the end of the pass the buffer empties.
 
+use super::account::Account;
 use super::cursor::{Checkpoint, Place};
 use super::lane::{Lane, Reader, Shared, fetch};
 use super::shuffle::{entering, leaver, permutation};
 use super::stream::Passes;
 use crate::config::StreamPlan;
 use crate::error::{Error, Result};
+use crate::shards::index::Row;
+use crate::shards::ledger::ShardEnd;
 use crate::shards::sample::{Lost, Step};
-use crate::shards::{Ending, Ledger, Loss, ShardSample, ShardUrl, Verdict, fingerprint};
+use crate::shards::{Ending, Ledger, Loss, Reason, ShardSample, ShardUrl, Verdict, fingerprint};
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,15 +26,18 @@ pub(super) struct Rules {
     pub lanes: usize,
     pub shuffle: usize,
     pub in_order: bool,
+    pub max_shard_loss: f64,
     pub ledger: Arc<Ledger>,
 }
 
 impl Rules {
     pub(super) fn new(plan: &StreamPlan, passes: Passes, ledger: Arc<Ledger>) -> Self {
-        let seed = plan.seed;
+        let (seed, max_shard_loss) = (plan.seed, plan.max_shard_loss);
         match passes {
-            Passes::Endless => Self { seed, lanes: plan.lanes.max(1), shuffle: plan.shuffle, in_order: false, ledger },
-            Passes::Once => Self { seed, lanes: 1, shuffle: 0, in_order: true, ledger },
+            Passes::Endless => {
+                Self { seed, lanes: plan.lanes.max(1), shuffle: plan.shuffle, in_order: false, max_shard_loss, ledger }
+            }
+            Passes::Once => Self { seed, lanes: 1, shuffle: 0, in_order: true, max_shard_loss, ledger },
         }
     }
 }
@@ -102,8 +108,12 @@ impl Pass {
         pass.draws = at.draws;
         pass.taken = at.taken;
         pass.turn = at.turn;
-        for &next in &at.lanes {
-            let lane = pass.open(next)?;
+        for (number, &next) in at.lanes.iter().enumerate() {
+            let mut lane = pass.open(next)?;
+            lane.account = match at.accounts.get(number) {
+                Some(account) => account.clone(),
+                None => Account { from_byte: next.offset, ..Account::default() },
+            };
             pass.lanes.push(lane);
         }
         pass.open_upcoming()?;
@@ -123,6 +133,7 @@ impl Pass {
             turn: self.turn,
             waiting: self.waiting.iter().map(|waiter| waiter.place).collect(),
             draws: self.draws,
+            accounts: self.lanes.iter().map(|lane| lane.account.clone()).collect(),
         }
     }
 
@@ -146,9 +157,14 @@ impl Pass {
     async fn enter(&mut self) -> Result<Option<Waiter>> {
         while let Some(lane) = self.lanes.get_mut(self.turn) {
             let shard = lane.next.shard;
+            if let Some(trouble) = lane.account.quarantine(self.rules.max_shard_loss) {
+                self.end_lane(shard, Ending::failed(trouble))?;
+                continue;
+            }
             match lane.reader.step().await? {
                 Step::Sample(sample) => {
                     lane.next.offset = sample.end;
+                    lane.account.samples += 1;
                     self.turn = (self.turn + 1) % self.lanes.len();
                     self.rules.ledger.seen(1);
                     for &notice in &sample.notices {
@@ -159,6 +175,7 @@ impl Pass {
                     return Ok(Some(Waiter { place, sample: Some(sample) }));
                 }
                 Step::Lost(lost) => {
+                    lane.account.lose(&lost);
                     self.rules.ledger.seen(u64::from(lost.key.is_some()));
                     self.lose(shard, lost);
                     self.rules.ledger.check()?;
@@ -171,14 +188,28 @@ impl Pass {
 
     /// Accounts for the shard of the current lane and gives the lane another.
     fn end_lane(&mut self, shard: usize, ending: Ending) -> Result<()> {
-        let offset = match ending.verdict {
-            Verdict::TruncatedAt(offset) => offset,
-            Verdict::Complete | Verdict::Failed(_) => 0,
+        let lane = &mut self.lanes[self.turn];
+        let reading = lane.reader.reading();
+        let (offset, bytes) = match ending.verdict {
+            Verdict::Complete => (0, reading.position()),
+            Verdict::TruncatedAt(offset) => (offset, offset),
+            Verdict::Failed(Reason::Quarantined) => (lane.next.offset, lane.next.offset),
+            Verdict::Failed(_) => (0, 0),
         };
-        if let Some(trouble) = ending.trouble {
-            self.lose(shard, Lost { key: None, offset, trouble });
+        let lost = ending.trouble.clone().map(|trouble| Lost { key: None, offset, trouble });
+        if let Some(lost) = &lost {
+            lane.account.lose(lost);
         }
-        self.rules.ledger.shard_done(!matches!(ending.verdict, Verdict::Failed(_)));
+        let Account { from_byte, samples, losses, .. } = std::mem::take(&mut lane.account);
+        let name = &self.names[shard];
+        let end = ShardEnd { from_byte, samples, losses, ..ShardEnd::new(self.number, name, &ending, bytes) };
+        if let Some(index) = self.rules.ledger.index() {
+            index.ended(name, &end, reading.stamp());
+        }
+        self.rules.ledger.shard_done(end);
+        if let Some(lost) = lost {
+            self.lose(shard, lost);
+        }
         self.rules.ledger.check()?;
         match self.take_shard()? {
             Some(lane) => self.lanes[self.turn] = lane,
@@ -224,7 +255,8 @@ impl Pass {
     }
 
     fn open(&self, next: Place) -> Result<Lane> {
-        Ok(Lane { next, reader: Reader::open(&self.shards[next.shard], next.offset, &self.shared)? })
+        let reader = Reader::open(&self.shards[next.shard], next.offset, &self.shared)?;
+        Ok(Lane { next, reader, account: Account::default() })
     }
 
     /// Fills the shuffle buffer as it was. A sample that is no longer there leaves a gap, so that the draws stay the same.
@@ -267,6 +299,9 @@ impl Pass {
     }
 
     fn lose(&self, shard: usize, lost: Lost) {
+        if let (Some(index), Some(_)) = (self.rules.ledger.index(), &lost.key) {
+            index.lost(self.number, &self.names[shard], Row::lost_at(lost.offset, lost.trouble.reason));
+        }
         self.rules.ledger.lose(Loss {
             pass: self.number,
             shard: self.names[shard].to_string(),

@@ -10,6 +10,7 @@ use crate::config::Plan;
 use crate::decode::{Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Passes, Progress, RawSample};
+use crate::shards::index::{Row, RowVerdict};
 use crate::shards::{Ledger, Rejection, ShardList};
 use crate::torch::device::Placement;
 use crate::train::upload::IN_FLIGHT;
@@ -178,8 +179,11 @@ fn run_decode(
     }
 }
 
-/// Tells the ledger what became of a sample.
+/// Tells the ledger, and the index where there is one, what became of a sample.
 fn note(ledger: &Ledger, sample: &RawSample, outcome: &Result<Decoded, Rejection>) -> Result<()> {
+    if let Some(index) = ledger.index() {
+        index.heard(sample.meta.pass, &sample.meta.shard, index_row(sample, outcome));
+    }
     match outcome {
         Ok(decoded) => {
             ledger.decoded(None);
@@ -191,6 +195,21 @@ fn note(ledger: &Ledger, sample: &RawSample, outcome: &Result<Decoded, Rejection
         Err(Rejection::Filtered(filtered)) => ledger.pass_over(*filtered),
     }
     ledger.check()
+}
+
+/// What the index keeps of a sample.
+pub(crate) fn index_row(sample: &RawSample, outcome: &Result<Decoded, Rejection>) -> Row {
+    let side = |pixels: u32| u16::try_from(pixels).unwrap_or(u16::MAX);
+    let bytes = u32::try_from(sample.image.len()).unwrap_or(u32::MAX);
+    let offset = sample.meta.offset;
+    match outcome {
+        Ok(decoded) => {
+            let (width, height) = (side(decoded.size.0), side(decoded.size.1));
+            Row { offset, bytes, width, height, format: decoded.format.name().into(), verdict: RowVerdict::Usable }
+        }
+        Err(Rejection::Lost(trouble)) => Row { bytes, ..Row::lost_at(offset, trouble.reason) },
+        Err(Rejection::Filtered(filtered)) => Row { bytes, ..Row::without_pixels(offset, RowVerdict::Filtered(*filtered)) },
+    }
 }
 
 #[cfg(test)]

@@ -15,11 +15,12 @@ pub mod run_folder;
 pub mod stop;
 
 use crate::batch::Standing;
-use crate::config::{Plan, Refresh};
+use crate::config::{Indexing, Plan, Refresh};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Passes, Progress};
 use crate::observe::console::say;
 use crate::observe::{Activity, CollapseWatch, Heartbeat, Observer, Stage, Summary};
+use crate::shards::index::{Collector, Index};
 use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Store;
 use crate::torch::device::{Placement, place, set_threads};
@@ -54,7 +55,11 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     let stop = Stop::default();
     stop.on_signals(runtime.handle())?;
 
-    let ledger = Arc::new(Ledger::open(&folder.join("ledger.jsonl"), &plan.stream)?);
+    let mut ledger = Ledger::open(&folder.join("ledger.jsonl"), &plan.stream)?;
+    if plan.stream.index == Indexing::Auto {
+        ledger = ledger.with_index(Collector::new(Index::new(folder.join("index"))));
+    }
+    let ledger = Arc::new(ledger);
     let mut trainer = Trainer::new(plan, &placement)?;
     let resumed = match store.latest()? {
         Some(snapshot) => Some(trainer.restore(&snapshot.path)?),

@@ -1,10 +1,10 @@
 //! Reads shards to account for every byte of them, in the order of the list: what `shoal shards check` and `list` show.
 //!
 //! In: a list, and a judge that decodes. Out: one [`ShardReport`] a shard: complete or truncated at byte N, samples, losses
-//! by reason. `lanes` shards are read at once, each in a blocking thread of the runtime. Memory: one sample a thread.
+//! by reason, which the ledger gets as well. `lanes` shards are read at once, each in a blocking thread of the runtime. Memory: one sample a thread.
 
 use super::archive::{Archive, Ending, Verdict, Wrapping};
-use super::ledger::{Ledger, Loss};
+use super::ledger::{Ledger, Loss, ShardEnd};
 use super::list::ShardList;
 use super::reading::Reading;
 use super::reason::{FilteredCounts, Notice, Reason, Rejection, Trouble};
@@ -59,7 +59,7 @@ pub struct Beginning {
     pub first_key: Option<String>,
 }
 
-/// Reads every shard of a list to its end. The ledger gets every loss; its limits are not applied.
+/// Reads every shard of a list to its end. The ledger gets every loss and every end; its limits are not applied.
 ///
 /// # Errors
 /// Outside of a tokio runtime; in the stream, where a reader panicked.
@@ -94,10 +94,10 @@ pub fn glance(
 }
 
 /// What is done with one shard.
-type Job<T> = dyn Fn(&ShardUrl, &Arc<Fetcher>, &Arc<Reading>) -> T + Send + Sync;
+pub(super) type Job<T> = dyn Fn(&ShardUrl, &Arc<Fetcher>, &Arc<Reading>) -> T + Send + Sync;
 
 /// Runs a blocking job for each shard, `lanes` at once; gives the results in the order of the list.
-fn in_list_order<T: Send + 'static>(
+pub(super) fn in_list_order<T: Send + 'static>(
     list: &ShardList,
     plan: &StreamPlan,
     fetch: &FetchPlan,
@@ -147,6 +147,7 @@ fn read_shard(
         Err(trouble) => {
             report.lose(Lost { key: None, offset: 0, trouble: trouble.clone() }, ledger);
             report.ending = Ending::failed(trouble);
+            report.close(ledger);
             return report;
         }
     };
@@ -160,6 +161,7 @@ fn read_shard(
                     report.lose(Lost { key: None, offset, trouble }, ledger);
                 }
                 report.ending = ending;
+                report.close(ledger);
                 return report;
             }
         }
@@ -181,6 +183,12 @@ impl ShardReport {
                 self.lose(Lost { key: Some(sample.key), offset: sample.offset, trouble }, ledger)
             }
         }
+    }
+
+    /// Writes the shard's line.
+    fn close(&self, ledger: &Ledger) {
+        let end = ShardEnd::new(0, &self.shard, &self.ending, self.bytes);
+        ledger.shard_done(ShardEnd { samples: self.samples, losses: self.losses.clone(), ..end });
     }
 
     fn lose(&mut self, lost: Lost, ledger: &Ledger) {

@@ -8,6 +8,7 @@
 //! * [`archive`] takes gzip or zstd off, walks the tar and notices every kind of damage.
 //! * [`sample`] groups members by WebDataset's rule.
 //! * [`Ledger`] records what was lost and stops a run that loses too much.
+//! * [`index`] keeps what each sample is, learnt on the way; [`replay`] tries again what was lost.
 //!
 //! [`audit`] and [`pack`] are what `shoal shards check` and `shoal shards pack` do.
 
@@ -22,6 +23,8 @@ pub mod archive;
 pub mod sample;
 pub mod ledger;
 pub mod audit;
+pub mod replay;
+pub mod index;
 pub mod pack;
 #[cfg(test)]
 pub(crate) mod testing;

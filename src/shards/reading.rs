@@ -3,8 +3,9 @@
 //! The threads and tasks that read a shard share one [`Reading`] with whoever asked for it. The reader tells its activity, the
 //! operator's view shows it, and [`Reading::stop`] ends every wait of the reader, wherever it is.
 
-use std::sync::Arc;
+use super::index::Stamp;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
 /// What a reader is doing.
@@ -44,13 +45,22 @@ pub struct Reading {
     activity: AtomicU8,
     bytes: AtomicU64,
     stopped: watch::Sender<bool>,
+    position: AtomicU64,
+    stamp: OnceLock<Stamp>,
 }
 
 impl Reading {
     /// Before the first byte.
     pub fn new(shard: Arc<str>) -> Arc<Self> {
         let activity = AtomicU8::new(Activity::Opening as u8);
-        Arc::new(Self { shard, activity, bytes: AtomicU64::new(0), stopped: watch::Sender::new(false) })
+        Arc::new(Self {
+            shard,
+            activity,
+            bytes: AtomicU64::new(0),
+            stopped: watch::Sender::new(false),
+            position: AtomicU64::new(0),
+            stamp: OnceLock::new(),
+        })
     }
 
     /// What the reader is doing.
@@ -62,6 +72,16 @@ impl Reading {
     /// Bytes that came from the file or the server, still compressed.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The byte of the uncompressed tar at which the reader ended.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    /// Which version of the shard is read, once it is open.
+    pub fn stamp(&self) -> Option<&Stamp> {
+        self.stamp.get()
     }
 
     /// Tells the reader to end as soon as it can.
@@ -83,6 +103,15 @@ impl Reading {
 
     pub(crate) fn set(&self, activity: Activity) {
         self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_at(&self, position: u64) {
+        self.position.store(position, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_of(&self, stamp: Stamp) {
+        // a shard that is opened again is the same one: its reader sees to that
+        let _ = self.stamp.set(stamp);
     }
 
     pub(super) fn add_bytes(&self, count: usize) {

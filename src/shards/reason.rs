@@ -74,6 +74,8 @@ vocabulary! {
         TooManyPixels = "too_many_pixels",
         /// The decoder gave up.
         DecodeFailed = "decode_failed",
+        /// The rest of a shard of which more than `stream.max_shard_loss` was lost: it is passed over.
+        Quarantined = "quarantined",
     }
 }
 
