@@ -5,6 +5,7 @@ mod commands;
 mod filters;
 mod faults;
 mod interop;
+mod ledger;
 mod lies;
 mod pictures;
 mod pipelines;

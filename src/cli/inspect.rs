@@ -1,6 +1,8 @@
 //! `shoal inspect`: what is in a file, and how far a run is.
 
 use crate::error::{Error, Result};
+use crate::shards::index::Index;
+use crate::shards::ledger::{self, Entry, ShardVerdict};
 use crate::snapshot::{self, Snapshot};
 use crate::table::Table;
 use crate::train::record::{CycleRecord, Record, StepRecord};
@@ -116,6 +118,16 @@ struct RunProgress {
     snapshots: Vec<String>,
     /// Where a restart would go on.
     resumes_at: Option<u64>,
+    /// How the shards of each pass ended.
+    shards: BTreeMap<u64, BTreeMap<ShardVerdict, u64>>,
+    /// What the run has learnt of its shards.
+    index: Option<Indexed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Indexed {
+    shards: u64,
+    samples: u64,
 }
 
 fn progress(run: &Path, json: bool) -> Result<()> {
@@ -136,6 +148,19 @@ fn progress(run: &Path, json: bool) -> Result<()> {
             found.resumes_at = Some(snapshot.step());
             found.snapshots.push(folder.strip_prefix(run).unwrap_or(&folder).display().to_string());
         }
+    }
+    let path = run.join("ledger.jsonl");
+    if path.is_file() {
+        for entry in ledger::read(&path)? {
+            if let Entry::Shard(end) = entry {
+                *found.shards.entry(end.pass).or_default().entry(end.verdict).or_default() += 1;
+            }
+        }
+    }
+    let folder = run.join("index");
+    if folder.is_dir() {
+        let (shards, samples) = Index::new(folder).totals()?;
+        found.index = Some(Indexed { shards, samples });
     }
     if json {
         return super::print_json(&found);
@@ -168,6 +193,14 @@ impl RunProgress {
                 }
             }
             let _ = writeln!(text, ", {} empty, largest {:.1} %", cycle.empty, 100.0 * cycle.largest_share);
+        }
+        if let Some((pass, verdicts)) = self.shards.last_key_value() {
+            let verdicts: Vec<_> =
+                verdicts.iter().map(|(verdict, count)| format!("{count} {}", verdict.name())).collect();
+            let _ = writeln!(text, "shards ended in pass {}: {}", pass + 1, verdicts.join(", "));
+        }
+        if let Some(Indexed { shards, samples }) = &self.index {
+            let _ = writeln!(text, "index: {shards} shards of {samples} samples");
         }
         for alarm in &self.alarms {
             let _ = writeln!(text, "alarm: {alarm}");

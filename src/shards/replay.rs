@@ -12,8 +12,8 @@ use super::audit::{Job, Judge, in_list_order};
 use super::ledger::Loss;
 use super::list::ShardList;
 use super::reading::Reading;
-use super::reason::{Reason, Trouble};
-use super::sample::{Samples, Step};
+use super::reason::{Reason, Rejection, Trouble};
+use super::sample::{Samples, ShardSample, Step};
 use super::source::Fetcher;
 use super::url::ShardUrl;
 use crate::config::{FetchPlan, StreamPlan};
@@ -140,6 +140,11 @@ impl Target {
         }
     }
 
+    fn is_part_of(&self, sample: &ShardSample) -> bool {
+        let is_within = sample.offset < self.loss.offset && self.loss.offset < sample.end;
+        is_within && self.loss.key.as_ref() == Some(&sample.key)
+    }
+
     fn settle(&mut self, trouble: Trouble) {
         self.outcome = Some(match trouble.reason == self.loss.reason {
             true => Outcome::StillLost(trouble),
@@ -174,11 +179,8 @@ impl Retry<'_> {
             if target.outcome.is_some() || target.reach() == Reach::Rest || offset >= rest_from.unwrap_or(u64::MAX) {
                 continue;
             }
-            let begins_before = number > 0 && target.reach() == Reach::Damage;
-            if samples.archive().can_jump()
-                && !begins_before
-                && let Err(trouble) = samples.go_to(offset)
-            {
+            let may_jump = samples.archive().can_jump() && !self.belongs_to_damage_before(number);
+            if may_jump && let Err(trouble) = samples.go_to(offset) {
                 self.settle_rest(&trouble);
                 return;
             }
@@ -196,6 +198,16 @@ impl Retry<'_> {
             return;
         }
         self.walk(&mut samples, Goal::RestFrom(from));
+    }
+
+    /// Whether a loss can only be judged on the way from the one before it: garbled headers cost the sample before them, and the
+    /// rest of the sample they lie in looks like a sample of its own.
+    fn belongs_to_damage_before(&self, number: usize) -> bool {
+        let Some(before) = number.checked_sub(1).map(|before| &self.targets[before]) else {
+            return false;
+        };
+        let reach = self.targets[number].reach();
+        before.reach() == Reach::Damage || (reach == Reach::Damage && before.loss.reason == Reason::GarbledHeader)
     }
 
     /// The byte from which on the shard is to be read again, if it was lost from some byte on: where the sample begins in which the
@@ -227,9 +239,10 @@ impl Retry<'_> {
                     let offset = sample.offset;
                     self.pass(offset);
                     let is_of_rest = matches!(goal, Goal::RestFrom(from) if offset >= from);
-                    if is_of_rest || self.is_wanted(offset) {
-                        let result = (self.judge)(&sample).map(|_| ());
+                    if is_of_rest || self.is_wanted(&sample) {
+                        let result = self.examine(&sample);
                         count += u64::from(is_of_rest && result.is_ok());
+                        self.settle_parts(&sample, &result);
                         self.settle_at(offset, Some(sample.key), result);
                     }
                     if goal.is_reached(offset) {
@@ -262,8 +275,28 @@ impl Retry<'_> {
         }
     }
 
-    fn is_wanted(&self, offset: u64) -> bool {
-        self.targets.iter().any(|target| target.outcome.is_none() && target.loss.offset == offset)
+    /// Whether a sample can be used. One that a filter does not want can.
+    fn examine(&self, sample: &ShardSample) -> Result<(), Trouble> {
+        match (self.judge)(sample) {
+            Ok(_) | Err(Rejection::Filtered(_)) => Ok(()),
+            Err(Rejection::Lost(trouble)) => Err(trouble),
+        }
+    }
+
+    fn is_wanted(&self, sample: &ShardSample) -> bool {
+        let is_meant = |target: &Target| target.loss.offset == sample.offset || target.is_part_of(sample);
+        self.targets.iter().any(|target| target.outcome.is_none() && is_meant(target))
+    }
+
+    /// A part of a sample that was taken for a sample of its own is what the whole sample is.
+    fn settle_parts(&mut self, sample: &ShardSample, result: &Result<(), Trouble>) {
+        let parts = self.targets.iter_mut().filter(|target| target.outcome.is_none() && target.is_part_of(sample));
+        for target in parts {
+            match result {
+                Ok(()) => target.outcome = Some(Outcome::Recovered(0)),
+                Err(trouble) => target.settle(trouble.clone()),
+            }
+        }
     }
 
     /// The reading has come past everything before `offset`: damage that did not show is mended; a sample that did not is gone.

@@ -31,7 +31,7 @@ pub struct Loss {
 }
 
 /// How a shard ended, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShardVerdict {
     /// Read to its proper end.
@@ -42,6 +42,18 @@ pub enum ShardVerdict {
     Failed,
     /// Given up, since too much of it was lost (`stream.max_shard_loss`).
     Quarantined,
+}
+
+impl ShardVerdict {
+    /// As it stands in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Truncated => "truncated",
+            Self::Failed => "failed",
+            Self::Quarantined => "quarantined",
+        }
+    }
 }
 
 /// What became of one shard in one pass.
