@@ -161,7 +161,7 @@ impl ReaderThread {
 
     fn open(&self) -> Result<Samples, Trouble> {
         let samples = open_samples(&self.url, self.offset, &self.shared, &self.reading)?;
-        self.reading.is_of(Stamp::of(&self.url, samples.archive().stored_length()));
+        self.reading.is_of(Stamp::of(&self.url, samples.archive()));
         Ok(samples)
     }
 

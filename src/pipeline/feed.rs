@@ -208,7 +208,9 @@ pub(crate) fn index_row(sample: &RawSample, outcome: &Result<Decoded, Rejection>
             Row { offset, bytes, width, height, format: decoded.format.name().into(), verdict: RowVerdict::Usable }
         }
         Err(Rejection::Lost(trouble)) => Row { bytes, ..Row::lost_at(offset, trouble.reason) },
-        Err(Rejection::Filtered(filtered)) => Row { bytes, ..Row::without_pixels(offset, RowVerdict::Filtered(*filtered)) },
+        Err(Rejection::Filtered(filtered)) => {
+            Row { bytes, ..Row::without_pixels(offset, RowVerdict::Filtered(*filtered)) }
+        }
     }
 }
 

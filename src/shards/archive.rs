@@ -154,6 +154,11 @@ impl Archive {
         self.input.stored_length()
     }
 
+    /// The version of the shard as the server tells it.
+    pub fn tag(&self) -> Option<&str> {
+        self.input.tag()
+    }
+
     /// Bytes of the uncompressed tar read so far.
     pub fn position(&self) -> u64 {
         self.input.position()

@@ -101,6 +101,11 @@ impl Input {
         self.source().length()
     }
 
+    /// The version of the shard as the server tells it.
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.source().tag()
+    }
+
     /// Whether any byte can be gone to without reading those between.
     pub(super) fn can_jump(&self) -> bool {
         self.wrapping() == Wrapping::None && self.source().can_jump()

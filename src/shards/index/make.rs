@@ -62,7 +62,7 @@ fn index_shard(
         Ok(archive) => archive,
         Err(trouble) => return Ok(Made { shard, samples: Err(trouble), was_there: false }),
     };
-    let stamp = Stamp::of(url, archive.stored_length());
+    let stamp = Stamp::of(url, &archive);
     // a file that is none of ours is written anew
     if let Ok(Some(known)) = index.summary(&shard)
         && known.stamp == stamp

@@ -16,6 +16,7 @@ mod tests;
 pub use collect::Collector;
 pub use make::{Look, Made, make};
 
+use super::archive::Archive;
 use super::reason::{Filtered, Reason};
 use super::url::{Address, ShardUrl};
 use crate::error::{Error, Result};
@@ -35,18 +36,19 @@ const OK: &str = "ok";
 pub struct Stamp {
     /// Length in bytes as it is stored.
     pub bytes: Option<u64>,
-    /// What changes when the shard is written anew: time of the last change of a file, in nanoseconds since 1970.
+    /// What changes when the shard is written anew: the ETag of a server, or its Last-Modified; the time of the last change
+    /// of a file, in nanoseconds since 1970.
     pub version: Option<String>,
 }
 
 impl Stamp {
-    /// The stamp of a shard that is open, `bytes` long as far as its source knows.
-    pub fn of(url: &ShardUrl, bytes: Option<u64>) -> Self {
+    /// The stamp of a shard that is open.
+    pub fn of(url: &ShardUrl, archive: &Archive) -> Self {
         let version = match url.address() {
             Address::Local(path) => modified(path),
-            Address::Remote(_) => None,
+            _ => archive.tag().map(str::to_owned),
         };
-        Self { bytes, version }
+        Self { bytes: archive.stored_length(), version }
     }
 }
 

@@ -148,6 +148,14 @@ impl Source {
         self.length
     }
 
+    /// The version of the shard as the server tells it (ETag, or else Last-Modified).
+    pub fn tag(&self) -> Option<&str> {
+        match &self.body {
+            Body::File(_) => None,
+            Body::Remote(reader) => reader.tag(),
+        }
+    }
+
     /// Whether going to another byte costs next to nothing.
     pub fn is_local(&self) -> bool {
         matches!(self.body, Body::File(_))

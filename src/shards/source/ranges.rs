@@ -97,6 +97,11 @@ impl RemoteReader {
         self.version.length
     }
 
+    /// The version of the object, if the server tells it.
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.version.tag.as_deref()
+    }
+
     /// Whether the server honours ranges.
     pub(super) fn can_jump(&self) -> bool {
         self.version.ranges
