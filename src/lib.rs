@@ -27,6 +27,7 @@
 pub mod config;
 pub mod error;
 pub mod seed;
+pub(crate) mod secrets;
 pub(crate) mod table;
 
 pub mod torch;

@@ -40,6 +40,7 @@ pub fn fetch() -> FetchPlan {
         ranges: 3,
         buffer_mib: 1,
         connections: 32,
+        ..FetchPlan::default()
     }
 }
 

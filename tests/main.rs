@@ -11,5 +11,7 @@ mod pictures;
 mod pipelines;
 mod resume;
 mod run;
+mod s3;
 mod server;
+mod stores;
 mod stream;

@@ -17,7 +17,7 @@ Columns of the Arrow IPC file: key, id (u64), feature (fixed-size list of f32), 
 pub(super) struct Arguments {
     #[command(flatten)]
     network: NetworkArguments,
-    /// Shards: paths, URLs, braces, globs, folders, @list.txt (repeatable)
+    /// Shards: paths, URLs, braces, globs, folders, pipe:COMMAND, @list.txt (repeatable)
     #[arg(long, required = true, value_name = "LIST")]
     shards: Vec<String>,
     /// The Arrow file to write

@@ -137,7 +137,7 @@ impl Network {
             layer: self.layer(),
             batch_size: self.batch_size,
         };
-        encoding.run(ShardList::parse(shards)?, &ledger, each)?;
+        encoding.run(ShardList::parse_with(shards, &self.plan.fetch)?, &ledger, each)?;
         let lost: Vec<_> = ledger.losses().iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         if !lost.is_empty() {
             say(&format!("lost: {}", lost.join(", ")));

@@ -44,9 +44,10 @@ Examples:
   shoal shards list 'shards/photos-{000000..000007}.tar'
   shoal shards list @yfcc.txt --names
   shoal shards list @yfcc.txt --index runs/yfcc/index
-  shoal shards list /data/shards 'https://host/part-{000..127}.tar::more.tar.zst' --json")]
+  shoal shards list /data/shards 'https://host/part-{000..127}.tar::more.tar.zst' --json
+  shoal shards list s3://bucket/photos/ 'gs://bucket/photos-*.tar' 'pipe:ssh host cat {0..9}.tar'")]
 pub(super) struct ListArguments {
-    /// Paths, URLs, {000..127}, a::b, globs, folders, @list.txt
+    /// Paths, URLs, {000..127}, a::b, globs, folders, pipe:COMMAND, @list.txt
     #[arg(required = true, value_name = "LIST")]
     shards: Vec<String>,
     /// Only names: opens nothing
@@ -240,7 +241,7 @@ const HEADS: usize = 3;
 
 /// The first bytes of the first shards of a pipeline.
 pub(super) fn heads(plan: &Plan) -> Vec<ShardHead> {
-    let list = match ShardList::parse(&plan.stream.shards) {
+    let list = match ShardList::parse_with(&plan.stream.shards, &plan.fetch) {
         Ok(list) => list,
         Err(error) => return vec![ShardHead { shard: "stream.shards".into(), head: Err(error) }],
     };

@@ -77,7 +77,7 @@ fn sheet(arguments: &SheetArguments) -> Result<()> {
         .collect();
     let wanted: HashSet<_> = chosen.iter().flatten().map(|row| assignments.ids[*row]).collect();
     let specs = if arguments.shards.is_empty() { &plan.stream.shards } else { &arguments.shards };
-    let found = find::thumbnails(&plan, ShardList::parse(specs)?, &wanted, arguments.side)?;
+    let found = find::thumbnails(&plan, ShardList::parse_with(specs, &plan.fetch)?, &wanted, arguments.side)?;
     if found.is_empty() {
         return Err(Error::data(format!(
             "none of the {} photographs of {} is in the shards",

@@ -57,6 +57,14 @@ impl Plan {
         checks.above_up_to("fetch.range_mib", fetch.range_mib, 0.0, 1_024.0);
         checks.count("fetch.ranges", fetch.ranges, 1, 64);
         checks.count("fetch.connections", fetch.connections, 1, 1_024);
+        let is_web = ["http://", "https://"].iter().any(|scheme| fetch.endpoint.starts_with(scheme));
+        checks.require(fetch.endpoint.is_empty() || is_web, &["fetch.endpoint"], || {
+            "fetch.endpoint must begin with http:// or https://".into()
+        });
+        checks.require(!fetch.endpoint.contains(['@', '?']), &["fetch.endpoint"], || {
+            "fetch.endpoint must be without credentials: they come from the environment".into()
+        });
+        checks.above("fetch.cache_gib", fetch.cache_gib, 0.0);
     }
 
     fn check_views(&self, checks: &mut Checks) {
@@ -319,6 +327,9 @@ mod tests {
             ("filter.uniform", |plan| plan.filter.uniform = -1.0),
             ("filter.near_bits", |plan| plan.filter.near_bits = 9),
             ("filter.remember", |plan| plan.filter.remember = 0),
+            ("fetch.endpoint", |plan| plan.fetch.endpoint = "host:9000".into()),
+            ("fetch.endpoint", |plan| plan.fetch.endpoint = "http://key:secret@host".into()),
+            ("fetch.cache_gib", |plan| plan.fetch.cache_gib = 0.0),
             ("views.area", |plan| plan.views.area = [0.5, 0.4]),
             ("views.area", |plan| plan.views.area = [f64::NAN, 1.0]),
             ("views.aspect", |plan| plan.views.aspect = [0.0, 1.0]),

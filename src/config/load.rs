@@ -15,10 +15,13 @@ use toml::{Table, Value};
 
 use super::Plan;
 use super::set::{Origin, Setting, SourceFile, is_text_list, nearest, parse_override};
+use crate::secrets::stored;
 use crate::{Error, Result};
 
 const FOLDER: &str = "pipelines";
 const HEADER: &str = "# A pipeline as shoal resolved it: the file given, the overrides, and every default.\n";
+const SECRETS_LEFT_OUT: &str =
+    "# Credentials in stream.shards are left out: to go on with the run, give the pipeline file that has them.\n";
 
 impl Plan {
     /// Reads the pipeline file at `path`, or the one of that name in `pipelines/`, and applies `overrides` of the form
@@ -71,14 +74,20 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The plan as a pipeline file with every key, which loads as the same plan.
+    /// The plan as a pipeline file with every key, which loads as the same plan. Credentials and signatures in
+    /// `stream.shards` are left out: where there are any, the file is a record, and not enough to read the shards again.
     ///
     /// # Errors
     /// [`Error::Usage`] where TOML has no words for a value: a seed above 2^63 - 1.
     pub fn to_toml(&self) -> Result<String> {
+        let mut kept = self.clone();
+        for spec in &mut kept.stream.shards {
+            *spec = stored(spec);
+        }
+        let note = if kept.stream.shards == self.stream.shards { "" } else { SECRETS_LEFT_OUT };
         let body =
-            toml::to_string(self).map_err(|error| Error::usage(format!("cannot write the plan as TOML: {error}")))?;
-        Ok(format!("{HEADER}# Made by shoal {}.\n\n{body}", env!("CARGO_PKG_VERSION")))
+            toml::to_string(&kept).map_err(|error| Error::usage(format!("cannot write the plan as TOML: {error}")))?;
+        Ok(format!("{HEADER}# Made by shoal {}.\n{note}\n{body}", env!("CARGO_PKG_VERSION")))
     }
 
     /// Sections of keys of values.

@@ -201,6 +201,18 @@ choice! {
     }
 }
 
+choice! {
+    /// Whether requests to object stores go unsigned.
+    Anonymous {
+        /// Where the environment holds no credentials.
+        Auto = "auto",
+        /// Also where it does: for public buckets.
+        Always = "always",
+        /// Never: without credentials in the environment, the machine's own role is asked for.
+        Never = "never",
+    }
+}
+
 /// A whole pipeline file, every key resolved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -302,6 +314,15 @@ pub struct FetchPlan {
     pub buffer_mib: usize,
     /// Requests in flight to one server; fewer while it refuses some.
     pub connections: usize,
+    /// Address of the object store, in place of the provider's own, for every `s3://`, `gs://` or `az://` of the list. Empty
+    /// for what the environment says (`AWS_ENDPOINT_URL`), or else the provider.
+    pub endpoint: String,
+    /// Whether requests to object stores are signed.
+    pub anonymous: Anonymous,
+    /// Folder for whole shards that came over the network, so that later passes read them there. Empty for none.
+    pub cache: String,
+    /// GiB that the cache may take: the shards used least recently make room.
+    pub cache_gib: f64,
 }
 
 impl Default for FetchPlan {
@@ -316,6 +337,10 @@ impl Default for FetchPlan {
             ranges: 4,
             buffer_mib: 128,
             connections: 32,
+            endpoint: String::new(),
+            anonymous: Anonymous::Auto,
+            cache: String::new(),
+            cache_gib: 100.0,
         }
     }
 }

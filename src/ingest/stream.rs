@@ -10,7 +10,7 @@ use super::pass::{Pass, Rules, Waiter};
 use super::progress::Progress;
 use super::{RawSample, SampleMeta};
 use crate::config::{FetchPlan, StreamPlan};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shards::source::Fetcher;
 use crate::shards::{Ledger, Notice, SampleId, ShardList, ShardSample};
 use futures_util::Stream;
@@ -128,7 +128,7 @@ impl Running {
                         .nothing_works(&format!("no sample in any of the {count} shards")));
                 }
                 None if self.feed.passes == Passes::Once => return Ok(None),
-                None => self.begin_next_pass()?,
+                None => self.begin_next_pass().await?,
             }
         }
     }
@@ -138,8 +138,12 @@ impl Running {
         self.since = 0;
     }
 
-    fn begin_next_pass(&mut self) -> Result<()> {
-        match self.feed.list.reload() {
+    async fn begin_next_pass(&mut self) -> Result<()> {
+        // folders and stores may be large, and a list may be far away
+        let list = self.feed.list.clone();
+        let reloaded = tokio::task::spawn_blocking(move || list.reload()).await;
+        let reloaded = reloaded.map_err(|error| Error::Stage { stage: "ingest", what: error.to_string() })?;
+        match reloaded {
             Ok(list) if list.fingerprint() != self.feed.list.fingerprint() => {
                 self.feed.list = list;
                 self.shared = self.feed.shared()?;

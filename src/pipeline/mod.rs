@@ -47,7 +47,7 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     let placement = place(&plan.device)?;
     set_threads(&placement);
     tracing::info!("device {:?}: {}", placement.device, placement.reason);
-    let list = ShardList::parse(&plan.stream.shards)?;
+    let list = ShardList::parse_with(&plan.stream.shards, &plan.fetch)?;
     if list.duplicates > 0 {
         tracing::warn!("{} shards are named more than once, and read once", list.duplicates);
     }

@@ -1,20 +1,24 @@
 //! Braces, `::` and the shapes of specs: text to text, without looking at any file.
 //!
 //! `{000..127}` counts with the zero padding of its first number, upwards or downwards; `{a,b}` lists; both nest and multiply.
-//! Unbalanced braces and absurdly large products are refused.
+//! Unbalanced braces and absurdly large products are refused. In a command (`pipe:`) braces are also the shell's: there only those
+//! stand for something that hold a range, or a comma and no space, and follow no `$`.
 
-use super::url::without_secrets;
 use crate::error::{Error, Result};
+use crate::secrets::{PIPE, shown};
 
 /// More shards than anybody has: a slip in a pattern.
 const MOST: usize = 10_000_000;
 
-/// The parts of `a::b`. A `::` inside brackets belongs to an IPv6 address or a glob.
+/// The parts of `a::b`. A `::` inside brackets belongs to an IPv6 address or a glob, one in a command to the command.
 pub(super) fn split_joined(spec: &str) -> Vec<&str> {
     let bytes = spec.as_bytes();
     let mut parts = Vec::new();
     let (mut begin, mut at, mut brackets) = (0, 0, 0_usize);
     while at < bytes.len() {
+        if at == begin && spec[at..].trim_start().starts_with(PIPE) {
+            break;
+        }
         match bytes[at] {
             b'[' => brackets += 1,
             b']' => brackets = brackets.saturating_sub(1),
@@ -34,10 +38,39 @@ pub(super) fn split_joined(spec: &str) -> Vec<&str> {
 /// Everything that the braces of a spec stand for, in order.
 pub(super) fn expand_braces(spec: &str) -> Result<Vec<String>> {
     let expanded = expand(spec).map_err(|what| {
-        Error::usage(format!("shard spec \"{}\": {what}", without_secrets(spec)))
+        Error::usage(format!("shard spec \"{}\": {what}", shown(spec)))
             .with_hint("write {000..127} for a range and {a,b} for a choice")
     })?;
     Ok(expanded)
+}
+
+/// Everything that a command stands for, in order.
+pub(super) fn expand_command(command: &str) -> Result<Vec<String>> {
+    expand_command_from(command, 0)
+        .map_err(|what| Error::usage(format!("shard spec \"{}\": {what}", shown(&format!("{PIPE}{command}")))))
+}
+
+fn expand_command_from(command: &str, from: usize) -> Result<Vec<String>, String> {
+    let mut at = from;
+    while let Some(open) = command[at..].find('{').map(|found| at + found) {
+        let Some(close) = matching_brace(command, open) else { break };
+        let inner = &command[open + 1..close];
+        let is_shells = command[..open].ends_with('$') || inner.contains(char::is_whitespace);
+        if is_shells || (counted(inner)?.is_none() && !inner.contains(',')) {
+            at = close + 1;
+            continue;
+        }
+        let mut all = Vec::new();
+        for choice in expand(&command[open..=close])? {
+            let chosen = format!("{}{choice}{}", &command[..open], &command[close + 1..]);
+            all.extend(expand_command_from(&chosen, open + choice.len())?);
+            if all.len() > MOST {
+                return Err(format!("stands for more than {MOST} shards"));
+            }
+        }
+        return Ok(all);
+    }
+    Ok(vec![command.to_owned()])
 }
 
 fn expand(text: &str) -> Result<Vec<String>, String> {
@@ -157,6 +190,24 @@ mod tests {
             assert!(error.to_string().contains(spec), "{error}");
             assert_eq!(error.exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn braces_of_the_shell_stay_in_commands() {
+        let cases: [(&str, &[&str]); 5] = [
+            (
+                "aws s3 cp s3://b/{08..10}.tar -",
+                &["aws s3 cp s3://b/08.tar -", "aws s3 cp s3://b/09.tar -", "aws s3 cp s3://b/10.tar -"],
+            ),
+            ("cat {a,b}.tar", &["cat a.tar", "cat b.tar"]),
+            ("cat ${HOME}/a | awk '{print $1, $2}'", &["cat ${HOME}/a | awk '{print $1, $2}'"]),
+            ("x() { cat {0..1}; }; x", &["x() { cat {0..1}; }; x"]),
+            ("echo } {", &["echo } {"]),
+        ];
+        for (command, expected) in cases {
+            assert_eq!(expand_command(command).unwrap(), expected, "{command}");
+        }
+        assert_eq!(split_joined("a::pipe:c++ x::y"), ["a", "pipe:c++ x::y"]);
     }
 
     #[test]

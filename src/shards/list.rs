@@ -1,20 +1,27 @@
 //! The shards of a run: specs in, addresses out.
 //!
-//! A spec is a path, an `http(s)://` URL, a glob, a folder (every archive within), or `@list.txt` with one spec a line; braces
-//! multiply it and `::` joins several. A relative path in a list is looked for in the current directory first, then beside
-//! the list. Duplicates are removed and counted. What does not exist at all is refused here, with the way out; where some of a brace range is
-//! missing, the missing shards stay in the list, so that the ledger counts them.
+//! A spec is a path, a URL (`http(s)://`, `s3://`, `gs://`, `az://`), a glob, a folder or a prefix of a store that ends with `/` (every
+//! archive within), `pipe:COMMAND`, or `@list.txt` with one spec a line, from a file or a server; braces multiply it and `::` joins
+//! several. A relative path in a list is looked for in the current directory first, then beside the list. Duplicates are removed and
+//! counted. What does not exist at all is refused here, with the way out; where some of a brace range is missing, the missing
+//! shards stay in the list, so that the ledger counts them. Reading a list may ask the network, and blocks while it does.
 
-use super::expand::{expand_braces, split_joined};
-use super::url::{ShardUrl, without_secrets};
+use super::expand::{expand_braces, expand_command, split_joined};
+use super::source::{Lookup, SCHEMES};
+use super::url::ShardUrl;
+use crate::config::FetchPlan;
 use crate::error::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use crate::secrets::{PIPE, shown, was_stored};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Lists that name lists that name lists...: a circle.
 const DEEPEST: usize = 8;
 const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"];
-const SPEC_HINT: &str = "a spec is a path, a glob, a folder, an http(s):// URL or @list.txt";
+const SPEC_HINT: &str =
+    "a spec is a path, a glob, a folder, a URL (http, https, s3, gs, az), pipe:COMMAND or @list.txt";
+const WILD: [char; 3] = ['*', '?', '['];
 
 /// The shards of a run, in the order of their specs.
 #[derive(Clone, Debug)]
@@ -23,35 +30,55 @@ pub struct ShardList {
     pub shards: Vec<ShardUrl>,
     /// How many more times shards were named.
     pub duplicates: usize,
-    specs: Vec<String>,
+    specs: Specs,
+    fetch: FetchPlan,
+}
+
+/// Specs as they were given, with their secrets.
+#[derive(Clone)]
+struct Specs(Vec<String>);
+
+impl std::fmt::Debug for Specs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|spec| shown(spec))).finish()
+    }
 }
 
 impl ShardList {
-    /// Reads specs, and the lists and folders that they name.
+    /// As [`ShardList::parse_with`], where no pipeline says how the network is to be used.
     ///
     /// # Errors
-    /// Malformed specs; paths, globs and folders with nothing there; unreadable lists; an empty list.
+    /// As [`ShardList::parse_with`].
     pub fn parse(specs: &[String]) -> Result<Self> {
-        let mut found = Vec::new();
+        Self::parse_with(specs, &FetchPlan::default())
+    }
+
+    /// Reads specs, and the lists, folders and stores that they name. Blocks while the network is asked.
+    ///
+    /// # Errors
+    /// Malformed specs; paths, globs, folders and prefixes with nothing there; unreadable lists; an empty list.
+    pub fn parse_with(specs: &[String], fetch: &FetchPlan) -> Result<Self> {
+        let mut collector = Collector { found: Vec::new(), lookup: Lookup::new(fetch) };
         for spec in specs {
-            collect(spec, None, 0, &mut found)?;
+            collector.spec(spec, Beside::Nothing, 0)?;
         }
+        let mut found = collector.found;
         let named = found.len();
         let mut seen = HashSet::new();
-        found.retain(|shard| seen.insert(shard.clone()));
-        tell_queries_apart(&mut found);
+        found.retain(|shard| seen.insert(Arc::clone(shard.name())));
         if found.is_empty() {
             return Err(Error::usage("the list of shards is empty").with_hint(SPEC_HINT));
         }
-        Ok(Self { duplicates: named - found.len(), shards: found, specs: specs.to_vec() })
+        let duplicates = named - found.len();
+        Ok(Self { duplicates, shards: found, specs: Specs(specs.to_vec()), fetch: fetch.clone() })
     }
 
-    /// The same specs, read again: a list that grew has new shards at its end.
+    /// The same specs, read again: a list that grew has new shards at its end. Blocks as [`ShardList::parse_with`].
     ///
     /// # Errors
-    /// As [`ShardList::parse`].
+    /// As [`ShardList::parse_with`].
     pub fn reload(&self) -> Result<Self> {
-        Self::parse(&self.specs)
+        Self::parse_with(&self.specs.0, &self.fetch)
     }
 
     /// Changes when a shard comes, goes or moves.
@@ -70,109 +97,240 @@ pub(crate) fn fingerprint<'a>(names: impl Iterator<Item = &'a str>) -> String {
     format!("{:016x}", hash.digest())
 }
 
-/// Adds what `spec` stands for. `beside` is the folder of the list that holds the spec.
-fn collect(spec: &str, beside: Option<&Path>, depth: usize, found: &mut Vec<ShardUrl>) -> Result<()> {
-    for part in split_joined(spec) {
-        let part = part.trim();
-        if part.is_empty() {
-            return Err(Error::usage(format!("shard spec \"{}\": empty", without_secrets(spec))).with_hint(SPEC_HINT));
+/// Where the list is that a spec stands in.
+#[derive(Clone, Copy)]
+enum Beside<'a> {
+    /// On the command line, or in a pipeline file.
+    Nothing,
+    Folder(&'a Path),
+    /// A list from the network: its address up to the last `/`.
+    Url(&'a str),
+}
+
+impl Beside<'_> {
+    /// A relative spec of a list from the network is beside it.
+    fn place(self, item: &str) -> String {
+        match self {
+            Self::Url(base) if !item.contains("://") && !item.starts_with('/') => format!("{base}{item}"),
+            _ => item.to_owned(),
         }
-        if let Some(list) = part.strip_prefix('@') {
-            collect_list(list, beside, depth, found)?;
-            continue;
+    }
+
+    fn folder(self) -> Option<PathBuf> {
+        match self {
+            Self::Folder(folder) => Some(folder.to_owned()),
+            Self::Nothing | Self::Url(_) => None,
         }
+    }
+}
+
+/// The shards so far.
+struct Collector<'a> {
+    found: Vec<ShardUrl>,
+    lookup: Lookup<'a>,
+}
+
+impl Collector<'_> {
+    /// Adds what a spec stands for.
+    fn spec(&mut self, spec: &str, beside: Beside<'_>, depth: usize) -> Result<()> {
+        for part in split_joined(spec) {
+            let part = part.trim();
+            if part.is_empty() {
+                return Err(bad(spec, "empty").with_hint(SPEC_HINT));
+            }
+            if was_stored(part) {
+                return Err(bad(part, "was stored without its credentials")
+                    .with_hint("name the shards as the pipeline file does that the run was begun with: it has them"));
+            }
+            if let Some(list) = part.strip_prefix('@') {
+                self.list(&beside.place(list), beside, depth)?;
+            } else if let Some(command) = part.strip_prefix(PIPE) {
+                self.command(command.trim(), beside)?;
+            } else {
+                self.items(part, beside)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what the braces of a spec stand for.
+    fn items(&mut self, part: &str, beside: Beside<'_>) -> Result<()> {
         let items = expand_braces(part)?;
         let mut present = 0;
         for item in &items {
-            if collect_item(item, beside, found)? {
+            if self.item(&beside.place(item), beside)? {
                 present += 1;
-            } else if !item.contains(['*', '?', '[']) {
+            } else if !item.contains(WILD) && !is_remote(&beside.place(item)) {
                 // missing, and the ledger will say so; a pattern that matches nothing names no shard
-                found.push(ShardUrl::local(beside.unwrap_or(Path::new("")).join(item)));
+                self.found.push(ShardUrl::local(beside.folder().unwrap_or_default().join(item)));
             }
         }
-        if present == 0 {
-            let what = if items.len() == 1 { "there is nothing" } else { "none of its shards exists" };
-            return Err(Error::data(format!("shard spec \"{}\": {what}", without_secrets(part))).with_hint(format!(
-                "check the path; relative ones start at {}",
-                std::env::current_dir().unwrap_or_default().display()
-            )));
+        if present > 0 {
+            return Ok(());
         }
+        let what = if items.len() == 1 { "there is nothing" } else { "none of its shards exists" };
+        let hint = match is_remote(part) {
+            true => {
+                "check the bucket and the prefix; below a prefix only archives count (.tar, .tar.gz, .tar.zst)".into()
+            }
+            false => {
+                let here = std::env::current_dir().unwrap_or_default();
+                format!("check the path; relative ones start at {}", here.display())
+            }
+        };
+        Err(Error::data(format!("shard spec \"{}\": {what}", shown(part))).with_hint(hint))
     }
-    Ok(())
+
+    /// Adds what one brace-free spec stands for; false if nothing is there.
+    fn item(&mut self, item: &str, beside: Beside<'_>) -> Result<bool> {
+        if item.starts_with("http://") || item.starts_with("https://") {
+            if reqwest::Url::parse(item).is_err() {
+                return Err(bad(item, "not a URL"));
+            }
+            self.found.push(ShardUrl::remote(item));
+            return Ok(true);
+        }
+        if SCHEMES.iter().any(|scheme| item.starts_with(scheme)) {
+            return self.stored(item);
+        }
+        let path = item.strip_prefix("file://").unwrap_or(item);
+        if let Some((scheme, _)) = path.split_once("://") {
+            return Err(bad(item, &format!("{scheme}:// is not read"))
+                .with_hint("use the store's https:// address, mount it, or read it with pipe:COMMAND"));
+        }
+        for base in bases(path, beside) {
+            let candidate = base.join(path);
+            let Ok(metadata) = std::fs::metadata(&candidate) else {
+                if path.contains(WILD) && collect_glob(&candidate, &mut self.found)? {
+                    return Ok(true);
+                }
+                continue;
+            };
+            if metadata.is_dir() {
+                return collect_folder(&candidate, &mut self.found);
+            }
+            if candidate.extension().is_some_and(|extension| extension == "txt") {
+                return Err(
+                    bad(item, "a text file is no shard").with_hint(format!("if it is a list of shards, write @{item}"))
+                );
+            }
+            self.found.push(ShardUrl::local(candidate));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Adds an object of a store, or those that a glob or a prefix stands for.
+    fn stored(&mut self, item: &str) -> Result<bool> {
+        let (_, place) = item.split_once("://").unwrap_or_default();
+        let (bucket, key) = place.split_once('/').unwrap_or((place, ""));
+        if bucket.is_empty() || bucket.contains(WILD) || bucket.contains('@') {
+            return Err(bad(item, "not the name of a bucket")
+                .with_hint("as in s3://bucket/key; credentials come from the environment"));
+        }
+        if key.split_once('?').is_some_and(|(_, query)| query.contains('=')) {
+            return Err(bad(item, "a store's address has no query").with_hint("a signed URL begins with https://"));
+        }
+        let root = item.len() - key.len();
+        let fixed = key.find(WILD).unwrap_or(key.len());
+        if fixed == key.len() && !key.is_empty() && !key.ends_with('/') {
+            self.found.push(ShardUrl::stored(item));
+            return Ok(true);
+        }
+        let is_flat = fixed < key.len() && !key[fixed..].contains('/') && !key[fixed..].contains("**");
+        let pattern =
+            glob::Pattern::new(key).map_err(|error| bad(item, error.msg).with_hint("* and ? and [abc] are wild"))?;
+        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::default() };
+        let before = self.found.len();
+        for found in self.lookup.keys(&item[..root + fixed], is_flat)? {
+            let is_meant = match fixed == key.len() {
+                true => is_archive(found.rsplit('/').next().unwrap_or_default()),
+                false => !found.ends_with('/') && pattern.matches_with(&found, options),
+            };
+            if is_meant {
+                let separator = if root == item.len() && !item.ends_with('/') { "/" } else { "" };
+                self.found.push(ShardUrl::stored(&format!("{}{separator}{found}", &item[..root])));
+            }
+        }
+        Ok(self.found.len() > before)
+    }
+
+    fn command(&mut self, command: &str, beside: Beside<'_>) -> Result<()> {
+        if command.is_empty() {
+            return Err(bad(PIPE, "no command").with_hint(SPEC_HINT));
+        }
+        if let Beside::Url(base) = beside {
+            return Err(bad(&format!("{PIPE}{command}"), "a list from the network may not run commands")
+                .with_hint(format!("download the list beside {} and read it first", shown(base))));
+        }
+        self.found.extend(expand_command(command)?.iter().map(|command| ShardUrl::pipe(command)));
+        Ok(())
+    }
+
+    fn list(&mut self, list: &str, beside: Beside<'_>, depth: usize) -> Result<()> {
+        if depth == DEEPEST {
+            return Err(Error::usage(format!(
+                "shard list \"@{}\": lists nested more than {DEEPEST} deep",
+                shown(list)
+            ))
+            .with_hint("does a list name itself?"));
+        }
+        if is_remote(list) {
+            let text = self.lookup.text(list)?;
+            let path = list.split(['?', '#']).next().unwrap_or_default();
+            let base = &path[..path.rfind('/').map_or(0, |slash| slash + 1)];
+            return self.lines(&text, Beside::Url(base), depth);
+        }
+        if let Some((scheme, _)) = list.split_once("://") {
+            return Err(Error::usage(format!("shard list \"@{}\": {scheme}:// is not read", shown(list)))
+                .with_hint("download it, then name the file"));
+        }
+        let candidates = bases(list, beside);
+        let path = candidates.iter().map(|base| base.join(list)).find(|path| path.is_file());
+        let path = path.unwrap_or_else(|| PathBuf::from(list));
+        let bytes = std::fs::read(&path).map_err(|source| {
+            Error::file("read", &path, &source).with_hint("@ names a text file with one shard spec a line")
+        })?;
+        let text = String::from_utf8(bytes).map_err(|_| {
+            Error::data(format!("shard list {} is not UTF-8 text", path.display()))
+                .with_hint("for a shard, leave out the @")
+        })?;
+        self.lines(&text, path.parent().map_or(Beside::Nothing, Beside::Folder), depth)
+    }
+
+    fn lines(&mut self, text: &str, beside: Beside<'_>, depth: usize) -> Result<()> {
+        for line in text.trim_start_matches('\u{feff}').lines() {
+            let line = line.trim();
+            if !line.is_empty() && !line.starts_with('#') {
+                self.spec(line, beside, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Adds what one brace-free spec stands for; false if nothing is there.
-fn collect_item(item: &str, beside: Option<&Path>, found: &mut Vec<ShardUrl>) -> Result<bool> {
-    if item.starts_with("http://") || item.starts_with("https://") {
-        if reqwest::Url::parse(item).is_err() {
-            return Err(Error::usage(format!("shard spec \"{}\": not a URL", without_secrets(item))));
-        }
-        found.push(ShardUrl::remote(item));
-        return Ok(true);
-    }
-    let path = item.strip_prefix("file://").unwrap_or(item);
-    if let Some((scheme, _)) = path.split_once("://") {
-        return Err(Error::usage(format!("shard spec \"{}\": {scheme}:// is not read", without_secrets(item)))
-            .with_hint("use the store's https:// address, or mount it"));
-    }
-    for base in bases(path, beside) {
-        let candidate = base.join(path);
-        let Ok(metadata) = std::fs::metadata(&candidate) else {
-            if path.contains(['*', '?', '[']) && collect_glob(&candidate, found)? {
-                return Ok(true);
-            }
-            continue;
-        };
-        if metadata.is_dir() {
-            return collect_folder(&candidate, found);
-        }
-        if candidate.extension().is_some_and(|extension| extension == "txt") {
-            return Err(Error::usage(format!("shard spec \"{item}\": a text file is no shard"))
-                .with_hint(format!("if it is a list of shards, write @{item}")));
-        }
-        found.push(ShardUrl::local(candidate));
-        return Ok(true);
-    }
-    Ok(false)
+fn bad(spec: &str, what: &str) -> Error {
+    Error::usage(format!("shard spec \"{}\": {what}", shown(spec)))
+}
+
+/// Whether a spec is the address of something on a server.
+fn is_remote(spec: &str) -> bool {
+    spec.starts_with("http://") || spec.starts_with("https://") || SCHEMES.iter().any(|scheme| spec.starts_with(scheme))
 }
 
 /// Where a relative path is looked for, in order.
-fn bases<'a>(path: &str, beside: Option<&'a Path>) -> Vec<&'a Path> {
-    let here = Path::new("");
-    match beside {
+fn bases(path: &str, beside: Beside<'_>) -> Vec<PathBuf> {
+    let here = PathBuf::new();
+    match beside.folder() {
         Some(folder) if Path::new(path).is_relative() => vec![here, folder],
         _ => vec![here],
     }
 }
 
-fn collect_list(list: &str, beside: Option<&Path>, depth: usize, found: &mut Vec<ShardUrl>) -> Result<()> {
-    if list.contains("://") {
-        return Err(Error::usage(format!("shard list \"@{}\": lists are local files", without_secrets(list)))
-            .with_hint("download it, then name the file"));
-    }
-    if depth == DEEPEST {
-        return Err(Error::usage(format!("shard list \"@{list}\": lists nested more than {DEEPEST} deep"))
-            .with_hint("does a list name itself?"));
-    }
-    let candidates = bases(list, beside);
-    let path = candidates.iter().map(|base| base.join(list)).find(|path| path.is_file());
-    let path = path.unwrap_or_else(|| PathBuf::from(list));
-    let bytes = std::fs::read(&path).map_err(|source| {
-        Error::file("read", &path, &source).with_hint("@ names a text file with one shard spec a line")
-    })?;
-    let text = String::from_utf8(bytes).map_err(|_| {
-        Error::data(format!("shard list {} is not UTF-8 text", path.display()))
-            .with_hint("for a shard, leave out the @")
-    })?;
-    for line in text.trim_start_matches('\u{feff}').lines() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        collect(line, path.parent(), depth + 1, found)?;
-    }
-    Ok(())
+/// Whether a file of this name is looked at where a folder is named.
+fn is_archive(name: &str) -> bool {
+    let name = name.to_lowercase();
+    !name.starts_with('.') && ARCHIVES.iter().any(|ending| name.ends_with(ending))
 }
 
 fn collect_glob(pattern: &Path, found: &mut Vec<ShardUrl>) -> Result<bool> {
@@ -200,129 +358,16 @@ fn collect_folder(folder: &Path, found: &mut Vec<ShardUrl>) -> Result<bool> {
     entries.sort();
     let before = found.len();
     for path in entries {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_link = path.is_symlink();
         if path.is_dir() && !is_link {
             collect_folder(&path, found)?;
-        } else if path.is_file() && !name.starts_with('.') && ARCHIVES.iter().any(|ending| name.ends_with(ending)) {
+        } else if path.is_file() && is_archive(&name) {
             found.push(ShardUrl::local(path));
         }
     }
     Ok(found.len() > before)
 }
 
-/// Distinct URLs that share a name differ in what a name leaves out.
-fn tell_queries_apart(shards: &mut [ShardUrl]) {
-    let mut bearers: HashMap<_, usize> = HashMap::new();
-    for shard in shards.iter() {
-        *bearers.entry(shard.name().clone()).or_default() += 1;
-    }
-    for shard in shards {
-        if bearers.get(shard.name()).is_some_and(|&count| count > 1) {
-            shard.name_by_query();
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(specs: &[&str]) -> Result<ShardList> {
-        ShardList::parse(&specs.iter().map(|&spec| spec.to_owned()).collect::<Vec<_>>())
-    }
-
-    fn names(list: &ShardList, folder: &Path) -> Vec<String> {
-        let folder = format!("{}/", folder.display());
-        list.shards.iter().map(|shard| shard.to_string().replace(&folder, "")).collect()
-    }
-
-    fn folder_with(files: &[&str]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = folder.path().join(file);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, b"").unwrap();
-        }
-        folder
-    }
-
-    #[test]
-    fn folders_are_walked_in_order() {
-        let folder = folder_with(&["b.tar", "a.tar.gz", "sub/c.TAR.ZST", "sub/note.txt", "z.tgz", ".hidden.tar"]);
-        let list = parse(&[folder.path().to_str().unwrap()]).unwrap();
-        assert_eq!(names(&list, folder.path()), ["a.tar.gz", "b.tar", "sub/c.TAR.ZST", "z.tgz"]);
-    }
-
-    #[test]
-    fn a_list_file_has_comments_other_line_ends_and_paths_beside_it() {
-        let folder = folder_with(&["s-08.tar", "s-09.tar", "s-10.tar", "more/x.tar"]);
-        let inner =
-            "\u{feff}# all of them\r\n\r\n s-{08..10}.tar \r\nhttps://host/y.tar\r\n@more/inner.txt\r\ns-*.tar\r\n";
-        std::fs::write(folder.path().join("list.txt"), inner).unwrap();
-        std::fs::write(folder.path().join("more/inner.txt"), "x.tar\n").unwrap();
-        let list = parse(&[&format!("@{}/list.txt", folder.path().display())]).unwrap();
-        assert_eq!(
-            names(&list, folder.path()),
-            ["s-08.tar", "s-09.tar", "s-10.tar", "https://host/y.tar", "more/x.tar"]
-        );
-        assert_eq!(list.duplicates, 3);
-    }
-
-    #[test]
-    fn a_list_that_grew_is_read_again() {
-        let folder = folder_with(&["a.tar"]);
-        let list = parse(&[folder.path().to_str().unwrap()]).unwrap();
-        assert_eq!(list.reload().unwrap().fingerprint(), list.fingerprint());
-        std::fs::write(folder.path().join("b.tar"), b"").unwrap();
-        let grown = list.reload().unwrap();
-        assert_eq!(grown.shards.len(), 2);
-        assert_ne!(grown.fingerprint(), list.fingerprint());
-    }
-
-    #[test]
-    fn missing_members_of_a_range_stay_to_be_counted() {
-        let folder = folder_with(&["s-0.tar", "s-2.tar"]);
-        let list = parse(&[&format!("{}/s-{{0..2}}.tar", folder.path().display())]).unwrap();
-        assert_eq!(names(&list, folder.path()), ["s-0.tar", "s-1.tar", "s-2.tar"]);
-    }
-
-    #[test]
-    fn errors_name_the_spec_and_a_way_out() {
-        let folder = folder_with(&["list.txt", "loop.txt"]);
-        let at = |name: &str| format!("{}/{name}", folder.path().display());
-        std::fs::write(at("loop.txt"), "@loop.txt\n").unwrap();
-        let cases = [
-            ("no/such/shard.tar".to_owned(), 3),
-            ("no/such/{00..99}.tar".to_owned(), 3),
-            ("no/such/*.tar".to_owned(), 3),
-            ("@no/such/list.txt".to_owned(), 3),
-            (folder.path().display().to_string(), 3),
-            (at("list.txt"), 2),
-            (format!("@{}", at("loop.txt")), 2),
-            (format!("@{}", at("list.txt")), 2),
-            ("s3://bucket/a.tar".to_owned(), 2),
-            ("a{0..1.tar".to_owned(), 2),
-            ("a.tar::".to_owned(), 3),
-            ("https://".to_owned(), 2),
-            (String::new(), 2),
-        ];
-        for (spec, exit_code) in cases {
-            let error = parse(&[&spec]).unwrap_err();
-            assert_eq!(error.exit_code(), exit_code, "{spec}: {error}");
-            assert!(error.hint().is_some() || spec == "https://", "{spec}: {error}");
-        }
-        assert_eq!(parse(&[]).unwrap_err().exit_code(), 2);
-    }
-
-    #[test]
-    fn urls_that_differ_in_their_query_are_two_shards_without_showing_it() {
-        let list =
-            parse(&["https://h/get?id=1", "https://h/get?id=2", "https://u:p@h/x.tar?sig=3", "https://h/get?id=1"])
-                .unwrap();
-        assert_eq!((list.shards.len(), list.duplicates), (3, 1));
-        assert_ne!(list.shards[0].name(), list.shards[1].name());
-        assert!(list.shards.iter().all(|shard| !shard.to_string().contains("id=")), "{:?}", list.shards);
-        assert_eq!(list.shards[2].to_string(), "https://h/x.tar");
-    }
-}
+mod tests;

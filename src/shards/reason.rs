@@ -52,6 +52,8 @@ vocabulary! {
         TruncatedShard = "truncated_shard",
         /// The connection broke in the middle of the shard.
         ConnectionLost = "connection_lost",
+        /// The command of a `pipe:` failed, or was silent for too long.
+        CommandFailed = "command_failed",
         /// gzip or zstd found its own data damaged.
         CorruptCompression = "corrupt_compression",
         /// The shard is not what it was when the cursor was written.
@@ -82,7 +84,7 @@ vocabulary! {
 impl Reason {
     /// Whether the same bytes may well be there later.
     pub fn may_pass(self) -> bool {
-        matches!(self, Self::Unreachable | Self::HttpStatus | Self::ConnectionLost)
+        matches!(self, Self::Unreachable | Self::HttpStatus | Self::ConnectionLost | Self::CommandFailed)
     }
 }
 

@@ -1,12 +1,14 @@
-//! The address of one shard: a local path or an `http(s)://` URL.
+//! The address of one shard: a local path, an `http(s)://` URL, an object of a store (`s3://`, `gs://`, `az://`), or a command.
 //!
 //! What is shown and stored is the *name*: the address without user, password, query and fragment, since those hold
 //! credentials and signatures. The name is also the shard's identity (ids, cursor, ledger), so a URL that is signed anew stays
-//! the same shard. The address itself is seen by [`super::source`] alone.
+//! the same shard; parameters that are no signature enter it as a hash. The address itself is seen by [`super::source`] alone.
 
+use crate::secrets::{PIPE, identifying_query, identity, shown};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The address of one shard. `Display` and `Debug` never show credentials.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -19,7 +21,12 @@ pub struct ShardUrl {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) enum Address {
     Local(PathBuf),
+    /// `http(s)://`
     Remote(Arc<str>),
+    /// `s3://`, `gs://` or `az://`, bucket and key
+    Store(Arc<str>),
+    /// Standard output of a command of `sh`
+    Pipe(Arc<str>),
 }
 
 impl ShardUrl {
@@ -32,7 +39,23 @@ impl ShardUrl {
 
     /// An `http://` or `https://` URL.
     pub fn remote(url: &str) -> Self {
-        Self { name: without_secrets(url).into(), address: Address::Remote(url.into()) }
+        let mut name = shown(url);
+        if let Some(query) = identifying_query(url) {
+            name.push_str(&format!("?query={:016x}", xxh3_64(query.as_bytes())));
+        }
+        Self { name: name.into(), address: Address::Remote(url.into()) }
+    }
+
+    /// An object of a store: `s3://bucket/key`, `gs://bucket/key` or `az://container/key`.
+    pub fn stored(url: &str) -> Self {
+        Self { name: shown(url).into(), address: Address::Store(url.into()) }
+    }
+
+    /// What a command of `sh` writes to its standard output.
+    pub fn pipe(command: &str) -> Self {
+        let spec = format!("{PIPE}{command}");
+        let name = format!("{} #{:016x}", shown(&spec), xxh3_64(identity(&spec).as_bytes()));
+        Self { name: name.into(), address: Address::Pipe(command.into()) }
     }
 
     /// The address without credentials, signatures and fragment: what may be shown, and the identity of the shard.
@@ -42,19 +65,11 @@ impl ShardUrl {
 
     /// Whether the bytes come over the network.
     pub fn is_remote(&self) -> bool {
-        matches!(self.address, Address::Remote(_))
+        matches!(self.address, Address::Remote(_) | Address::Store(_))
     }
 
     pub(super) fn address(&self) -> &Address {
         &self.address
-    }
-
-    /// Tells URLs apart that differ in their query alone, without showing it.
-    pub(super) fn name_by_query(&mut self) {
-        if let Address::Remote(url) = &self.address {
-            let query = xxhash_rust::xxh3::xxh3_64(url.as_bytes());
-            self.name = format!("{}?query={query:016x}", self.name).into();
-        }
     }
 }
 
@@ -70,23 +85,10 @@ impl fmt::Debug for ShardUrl {
     }
 }
 
-/// The URL without `user:password@`, `?query` and `#fragment`.
-pub(super) fn without_secrets(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let (authority, path) = match rest.find('/') {
-        Some(slash) => rest.split_at(slash),
-        None => (rest, ""),
-    };
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{host}{path}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn secrets_are_not_shown() {
@@ -98,5 +100,37 @@ mod tests {
     #[test]
     fn the_same_file_has_one_name() {
         assert_eq!(ShardUrl::local("./a.tar"), ShardUrl::local("a.tar"));
+    }
+
+    #[test]
+    fn a_store_has_no_queries_and_a_key_any_sign() {
+        assert_eq!(ShardUrl::stored("s3://bucket/a/b#1.tar").to_string(), "s3://bucket/a/b#1.tar");
+    }
+
+    #[test]
+    fn commands_that_differ_in_what_is_not_shown_are_two_shards() {
+        let [one, two] = ["a", "b"].map(|id| ShardUrl::pipe(&format!("curl 'https://h/get?id={id}&token=x'")));
+        assert_ne!(one.name(), two.name());
+        let again = ShardUrl::pipe("curl 'https://h/get?id=a&token=y'");
+        assert_eq!(one.name(), again.name());
+        assert!(one.to_string().starts_with("pipe:curl 'https://h/get' #"), "{one}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_url_signed_anew_is_the_same_shard(old in "[0-9a-f]{8,40}", new in "[0-9a-f]{8,40}", id in "[a-z0-9]{1,9}") {
+            for form in [
+                "https://h/a.tar?id=ID&X-Amz-Signature=KEY&X-Amz-Date=KEY",
+                "https://KEY:KEY@h/a.tar?Expires=KEY&Signature=KEY&Key-Pair-Id=KEY&id=ID",
+                "https://h/a.tar?sv=KEY&se=KEY&id=ID&sig=KEY",
+                "https://h/a.tar?id=ID&token=KEY",
+            ] {
+                let name = |key: &str, id: &str| ShardUrl::remote(&form.replace("KEY", key).replace("ID", id)).to_string();
+                prop_assert_eq!(name(&old, &id), name(&new, &id));
+                prop_assert_ne!(name(&old, &id), name(&old, "another-one"));
+                let shown = name(&old, &id);
+                prop_assert!(!shown.contains(&["=", &old].concat()));
+            }
+        }
     }
 }

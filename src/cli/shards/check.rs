@@ -28,7 +28,7 @@ One line a shard on stdout: complete, or truncated at byte N, or failed; samples
 for each loss of that ledger in these shards: recovered, or lost still. Exit code 3 if anything was lost, or is still. With
 --pipeline also what its [filter] passes over, but for duplicates and placeholders, which depend on the order of training.")]
 pub(in crate::cli) struct Arguments {
-    /// Paths, URLs, {000..127}, a::b, globs, folders, @list.txt
+    /// Paths, URLs, {000..127}, a::b, globs, folders, pipe:COMMAND, @list.txt
     #[arg(required = true, value_name = "LIST")]
     shards: Vec<String>,
     /// Write every loss here: shard, key, offset, reason

@@ -27,7 +27,7 @@ Examples:
 One Arrow file a shard: offset, bytes, width, height, format and verdict of every sample. Shards whose index is there and
 of the same version are not read again. A run makes the same by the way, under RUN/index. Exit code 3 if a shard has none.")]
 pub(in crate::cli) struct Arguments {
-    /// Paths, URLs, {000..127}, a::b, globs, folders, @list.txt
+    /// Paths, URLs, {000..127}, a::b, globs, folders, pipe:COMMAND, @list.txt
     #[arg(required = true, value_name = "LIST")]
     shards: Vec<String>,
     /// Folder for the index

@@ -111,7 +111,7 @@ fn no_answer(error: reqwest::Error) -> Refusal {
 }
 
 /// What a status other than success means.
-fn refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {
+pub(super) fn refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {
     let trouble = |reason| Trouble::new(reason, format!("HTTP status {status}"));
     match status.as_u16() {
         404 | 410 => Refusal::Final(trouble(Reason::NotFound)),

@@ -1,22 +1,33 @@
-//! The bytes of one shard, from a file or from a server.
+//! The bytes of one shard, from a file, a server, an object store or a command.
 //!
 //! In: a [`ShardUrl`] and a byte to begin at. Out: a blocking [`Read`] for the thread that owns the shard. A file is read
-//! in that thread (`local.rs`). What is on a server (`remote.rs` says what is asked of it, `http.rs` asks) comes in ranges
-//! (`ranges.rs`), some of them in flight at once; each is seen through cuts, stalls and refusals (`stretch.rs`) without ever
-//! mixing versions, and no host gets more requests than it bears (`hosts.rs`). What cannot be read is a [`Trouble`]
-//! with its reason; the bytes before it count. Nothing here shows credentials or queries.
+//! in that thread (`local.rs`); what a command writes passes through a small channel (`pipe.rs`). What is on a server (`remote.rs`
+//! says what is asked of it, `http.rs` and `store.rs` ask) comes in ranges (`ranges.rs`), some of them in flight at once; each
+//! is seen through cuts, stalls and refusals (`stretch.rs`) without ever mixing versions, and no host gets more requests
+//! than it bears (`hosts.rs`). Whole shards may be kept on disk (`cache.rs`). What cannot be read is a [`Trouble`] with its
+//! reason; the bytes before it count. Nothing here shows credentials or queries.
 
+mod cache;
 mod hosts;
 mod http;
 mod local;
+mod lookup;
+mod pipe;
 mod ranges;
 mod remote;
+mod store;
 mod stretch;
 
+use self::cache::{Cache, Entry};
 use self::hosts::Hosts;
 use self::http::HttpShard;
+pub(super) use self::lookup::Lookup;
+use self::pipe::PipeReader;
 use self::ranges::RemoteReader;
 use self::remote::Remote;
+pub(super) use self::store::SCHEMES;
+use self::store::Stores;
+use self::stretch::Version;
 use super::reading::{Activity, Reading};
 use super::reason::{Reason, Trouble};
 use super::url::{Address, ShardUrl};
@@ -35,6 +46,8 @@ const MIB: f64 = 1024.0 * KIB;
 #[derive(Debug)]
 pub struct Fetcher {
     client: Option<reqwest::Client>,
+    stores: Stores,
+    cache: Option<Arc<Cache>>,
     runtime: tokio::runtime::Handle,
     rules: Rules,
     hosts: Hosts,
@@ -90,7 +103,9 @@ impl Fetcher {
             false => None,
         };
         let room = Arc::new(Semaphore::new(plan.buffer_mib.saturating_mul(1024).min(Semaphore::MAX_PERMITS)));
-        Ok(Arc::new(Self { client, runtime, rules, hosts: Hosts::new(plan.connections), room }))
+        let stores = Stores::new(plan, rules.patience);
+        let cache = Cache::open(plan)?;
+        Ok(Arc::new(Self { client, stores, cache, runtime, rules, hosts: Hosts::new(plan.connections), room }))
     }
 
     /// Waits for something asynchronous in the thread of a shard. Not for async code.
@@ -113,12 +128,17 @@ pub struct Source {
     reading: Arc<Reading>,
     body: Body,
     length: Option<u64>,
+    /// The version of a shard that is on a server, also where the cache has it.
+    tag: Option<Arc<str>>,
+    /// The shard on its way into the cache, while it is read from its first byte on without a jump.
+    entry: Option<Entry>,
 }
 
 #[derive(Debug)]
 enum Body {
     File(File),
     Remote(Box<RemoteReader>),
+    Pipe(Box<PipeReader>),
 }
 
 impl Source {
@@ -133,14 +153,31 @@ impl Source {
                 let (file, length) = local::open(path)?;
                 (Body::File(file), length)
             }
-            Address::Remote(address) => {
-                let reader = RemoteReader::open(fetcher.remote(address)?, fetcher, reading)?;
-                let length = reader.length();
-                (Body::Remote(Box::new(reader)), length)
+            Address::Remote(address) => return Self::open_remote(fetcher.remote(address)?, fetcher, reading),
+            Address::Store(address) => {
+                return Self::open_remote(Arc::new(fetcher.stores.object(address)?), fetcher, reading);
             }
+            Address::Pipe(command) => (Body::Pipe(Box::new(PipeReader::start(command, fetcher, reading)?)), None),
         };
         reading.set(Activity::Reading);
-        Ok(Self { reading: Arc::clone(reading), body, length })
+        Ok(Self { reading: Arc::clone(reading), body, length, tag: None, entry: None })
+    }
+
+    /// Opens a shard on a server, or what the cache has of it.
+    fn open_remote(remote: Arc<dyn Remote>, fetcher: &Arc<Fetcher>, reading: &Arc<Reading>) -> Result<Self, Trouble> {
+        let (name, cache) = (&reading.shard, fetcher.cache.as_ref());
+        if let Some(cache) = cache.filter(|cache| cache.knows(name)) {
+            let Version { tag, length, .. } = ranges::version(&remote, fetcher, reading)?;
+            if let Some(file) = cache.find(name, tag.as_deref(), length) {
+                reading.set(Activity::Reading);
+                return Ok(Self { reading: Arc::clone(reading), body: Body::File(file), length, tag, entry: None });
+            }
+        }
+        let reader = RemoteReader::open(remote, fetcher, reading)?;
+        let Version { tag, length, .. } = reader.version().clone();
+        let entry = cache.and_then(|cache| cache.begin(name, tag.as_deref(), length));
+        reading.set(Activity::Reading);
+        Ok(Self { reading: Arc::clone(reading), body: Body::Remote(Box::new(reader)), length, tag, entry })
     }
 
     /// Length of the shard in bytes as the file system or the server tells it.
@@ -150,10 +187,7 @@ impl Source {
 
     /// The version of the shard as the server tells it (ETag, or else Last-Modified).
     pub fn tag(&self) -> Option<&str> {
-        match &self.body {
-            Body::File(_) => None,
-            Body::Remote(reader) => reader.tag(),
-        }
+        self.tag.as_deref()
     }
 
     /// Whether going to another byte costs next to nothing.
@@ -167,6 +201,7 @@ impl Source {
         match &self.body {
             Body::File(_) => true,
             Body::Remote(reader) => reader.can_jump(),
+            Body::Pipe(_) => false,
         }
     }
 
@@ -175,14 +210,16 @@ impl Source {
         &self.reading
     }
 
-    /// Goes to a byte of the shard. From a server that ignores ranges all bytes up to there are read.
+    /// Goes to a byte of the shard. From a command, or a server that ignores ranges, all bytes up to there are read.
     ///
     /// # Errors
     /// Why there are no bytes from there on.
     pub fn go_to(&mut self, byte: u64) -> Result<(), Trouble> {
+        self.entry = None;
         match &mut self.body {
             Body::File(file) => file.seek(SeekFrom::Start(byte)).map(drop).map_err(|error| local::trouble(&error)),
             Body::Remote(reader) => reader.go_to(byte),
+            Body::Pipe(reader) => reader.go_to(byte),
         }
     }
 }
@@ -195,7 +232,11 @@ impl Read for Source {
         let count = match &mut self.body {
             Body::File(file) => file.read(into)?,
             Body::Remote(reader) => reader.read(into)?,
+            Body::Pipe(reader) => reader.read(into)?,
         };
+        if let Some(entry) = self.entry.take_if(|_| count > 0) {
+            self.entry = entry.write(&into[..count]);
+        }
         self.reading.add_bytes(count);
         Ok(count)
     }

@@ -61,19 +61,7 @@ impl RemoteReader {
         reading: &Arc<Reading>,
     ) -> Result<Self, Trouble> {
         let range = first_range(fetcher);
-        let mut stretch = Stretch::new(&remote, fetcher, reading, (0, Some(range)), None);
-        let (head, opened) = oneshot::channel();
-        let wanted = Arc::clone(reading);
-        fetcher.runtime.spawn(async move {
-            tokio::select! {
-                answer = stretch.answer() => {
-                    let _ = head.send(answer.map(|arrived| (stretch, arrived)));
-                }
-                () = wanted.stopped() => {}
-            }
-        });
-        let stopped = || Trouble::new(Reason::Unreachable, "stopped");
-        let (stretch, arrived) = opened.blocking_recv().map_err(|_| stopped())??;
+        let (stretch, arrived) = first_answer(&remote, fetcher, reading, range)?;
         let (end, version) = stretch.known();
         let version = version.cloned().ok_or_else(stopped)?;
         let mut reader = Self {
@@ -92,14 +80,9 @@ impl RemoteReader {
         Ok(reader)
     }
 
-    /// Length of the shard, if the server tells it.
-    pub(super) fn length(&self) -> Option<u64> {
-        self.version.length
-    }
-
-    /// The version of the object, if the server tells it.
-    pub(super) fn tag(&self) -> Option<&str> {
-        self.version.tag.as_deref()
+    /// What the server says of the shard.
+    pub(super) fn version(&self) -> &Version {
+        &self.version
     }
 
     /// Whether the server honours ranges.
@@ -238,6 +221,41 @@ impl Read for RemoteReader {
         into[..count].copy_from_slice(&self.take(count));
         Ok(count)
     }
+}
+
+/// What a server says of a shard, at the price of a request and next to no bytes. Blocks.
+pub(super) fn version(
+    remote: &Arc<dyn Remote>,
+    fetcher: &Arc<Fetcher>,
+    reading: &Arc<Reading>,
+) -> Result<Version, Trouble> {
+    let (stretch, _) = first_answer(remote, fetcher, reading, 1)?;
+    stretch.known().1.cloned().ok_or_else(stopped)
+}
+
+/// Asks for the first bytes, and waits for the head of the answer.
+fn first_answer(
+    remote: &Arc<dyn Remote>,
+    fetcher: &Arc<Fetcher>,
+    reading: &Arc<Reading>,
+    bytes: u64,
+) -> Result<(Stretch, Arrived), Trouble> {
+    let mut stretch = Stretch::new(remote, fetcher, reading, (0, Some(bytes)), None);
+    let (head, opened) = oneshot::channel();
+    let wanted = Arc::clone(reading);
+    fetcher.runtime.spawn(async move {
+        tokio::select! {
+            answer = stretch.answer() => {
+                let _ = head.send(answer.map(|arrived| (stretch, arrived)));
+            }
+            () = wanted.stopped() => {}
+        }
+    });
+    opened.blocking_recv().map_err(|_| stopped())?
+}
+
+fn stopped() -> Trouble {
+    Trouble::new(Reason::Unreachable, "stopped")
 }
 
 fn first_range(fetcher: &Fetcher) -> u64 {
