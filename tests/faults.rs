@@ -7,7 +7,7 @@ use crate::server::{Answer, Reply, Request, Server, Then};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shoal::config::{FetchPlan, StreamPlan};
-use shoal::ingest::{Cursor, Passes, RawSample, stream};
+use shoal::ingest::{Cursor, Opening, Passes, RawSample, stream};
 use shoal::shards::{Ledger, Reason, ShardList};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -62,7 +62,7 @@ async fn read(urls: &[String], fetch: &FetchPlan) -> Outcome {
     let path = folder.path().join("ledger.jsonl");
     let ledger = Arc::new(Ledger::open(&path, &plan()).unwrap());
     let list = ShardList::parse(urls).unwrap();
-    let samples = stream(list, &plan(), fetch, Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default());
+    let samples = stream(Opening::new(list, &plan(), fetch, Passes::Once, Arc::clone(&ledger)));
     // where nothing works at all, the stream ends with an error
     let samples = samples.filter_map(|sample| async { sample.ok() });
     let samples = samples.map(|sample| (sample.meta.key, sample.image)).collect().await;
@@ -218,8 +218,7 @@ async fn a_storm_of_refusals_lowers_the_requests_in_flight() {
     let ledger = Arc::new(Ledger::in_memory(&plan));
     let patient = FetchPlan { retries: 8, max_pause_s: 0.05, ..fetch() };
     let list = ShardList::parse(&[server.url("/{a,b,c,d,e,f,g,h}.tar")]).unwrap();
-    let samples =
-        stream(list, &plan, &patient, Passes::Endless, Cursor::default(), Arc::clone(&ledger), Arc::default());
+    let samples = stream(Opening::new(list, &plan, &patient, Passes::Endless, Arc::clone(&ledger)));
     let mut keys: Vec<String> = pin!(samples).take(480).map(|sample| sample.unwrap().meta.key).collect().await;
     keys.sort();
     let expected: Vec<String> = names.iter().flat_map(|name| (0..60).map(move |i| format!("{name}{i:03}"))).collect();
@@ -339,7 +338,7 @@ pub async fn take(
 ) -> Vec<RawSample> {
     let ledger = Arc::new(Ledger::in_memory(plan));
     let list = ShardList::parse(urls).unwrap();
-    let samples = stream(list, plan, fetch, Passes::Endless, start, ledger, Arc::default());
+    let samples = stream(Opening { start, ..Opening::new(list, plan, fetch, Passes::Endless, ledger) });
     pin!(samples).take(count).map(Result::unwrap).collect().await
 }
 

@@ -6,7 +6,7 @@ use crate::server::{Answer, Server};
 use futures_util::StreamExt;
 use serde_json::Value;
 use shoal::config::{FetchPlan, StreamPlan};
-use shoal::ingest::{Cursor, Passes, RawSample, stream};
+use shoal::ingest::{Cursor, Opening, Passes, RawSample, stream};
 use shoal::shards::audit::{Judge, audit};
 use shoal::shards::index::{Index, Row, RowVerdict};
 use shoal::shards::ledger::{self, Entry};
@@ -53,7 +53,7 @@ fn shard(count: usize, has_image: impl Fn(usize) -> bool) -> Vec<u8> {
 
 /// Samples of a list from a cursor on, and the ledger in `folder`.
 async fn read(specs: &[String], passes: Passes, start: Cursor, count: usize, ledger: Arc<Ledger>) -> Vec<RawSample> {
-    let samples = stream(list(specs), &plan(), &fetch(), passes, start, ledger, Arc::default());
+    let samples = stream(Opening { start, ..Opening::new(list(specs), &plan(), &fetch(), passes, ledger) });
     pin!(samples).take(count).map(Result::unwrap).collect().await
 }
 

@@ -7,6 +7,7 @@ mod faults;
 mod interop;
 mod ledger;
 mod lies;
+mod order;
 mod pictures;
 mod pipelines;
 mod resume;

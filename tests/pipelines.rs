@@ -84,6 +84,9 @@ fn overrides_win_over_the_file_and_over_those_before() {
     assert_eq!(plan.cluster.assigner, AssignerKind::Live);
     assert_eq!(plan.views.area, [0.3, 1.0]);
     assert_eq!(plan.stream.shards, ["a.tar"]);
+    let mixed = parse("", &["stream.shards=['a.tar', 'b.tar']", "stream.weights=[2, 1.5]"]).unwrap();
+    assert_eq!(mixed.stream.weights, [2.0, 1.5]);
+    assert!(refusal(SHARDS, &["stream.weights=2"]).starts_with("--set: stream.weights = 2 is not a list of numbers"));
     assert_eq!(parse("", &["stream.shards=b.tar"]).unwrap().stream.shards, ["b.tar"]);
     assert_eq!(parse("", &["stream.shards=['b.tar', 'c.tar']"]).unwrap().stream.shards, ["b.tar", "c.tar"]);
 }

@@ -7,7 +7,7 @@ use crate::server::{Reply, Server};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shoal::config::{Anonymous, FetchPlan};
-use shoal::ingest::{Cursor, Passes, RawSample, stream};
+use shoal::ingest::{Cursor, Opening, Passes, RawSample, stream};
 use shoal::shards::{Ledger, Loss, Reason, ShardList};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,7 +32,7 @@ async fn read(list: ShardList, fetch: &FetchPlan) -> (Vec<(String, Bytes)>, BTre
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.jsonl");
     let ledger = Arc::new(Ledger::open(&path, &plan()).unwrap());
-    let samples = stream(list, &plan(), fetch, Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default());
+    let samples = stream(Opening::new(list, &plan(), fetch, Passes::Once, Arc::clone(&ledger)));
     let samples = samples.filter_map(|sample| async { sample.ok() });
     let samples = samples.map(|sample| (sample.meta.key, sample.image)).collect().await;
     (samples, ledger.losses(), std::fs::read_to_string(&path).unwrap())
@@ -105,7 +105,7 @@ async fn a_stream_of_a_store_goes_on_from_a_cursor() {
     let fetch = at(&store);
     let take = async |start: Cursor, count: usize| -> Vec<RawSample> {
         let (list, ledger) = (list(&["s3://b/*.tar"], &fetch), Arc::new(Ledger::in_memory(&plan())));
-        let samples = stream(list, &plan(), &fetch, Passes::Endless, start, ledger, Arc::default());
+        let samples = stream(Opening { start, ..Opening::new(list, &plan(), &fetch, Passes::Endless, ledger) });
         pin!(samples).take(count).map(Result::unwrap).collect().await
     };
     let undisturbed = take(Cursor::default(), 150).await;
@@ -125,7 +125,7 @@ async fn no_shard_is_made_of_two_versions() {
     let plan = shoal::config::StreamPlan { buffer_mib: 1, shuffle: 1, ..plan() };
     let ledger = Arc::new(Ledger::in_memory(&plan));
     let list = list(&["s3://b/0.tar"], &fetch);
-    let samples = stream(list, &plan, &fetch, Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default());
+    let samples = stream(Opening::new(list, &plan, &fetch, Passes::Once, Arc::clone(&ledger)));
     let mut samples = pin!(samples);
     let first = samples.next().await.unwrap().unwrap();
     store.put("b/0.tar", new);
@@ -288,7 +288,7 @@ async fn nothing_of_a_command_is_left_when_nobody_wants_its_bytes() {
     let fetch = FetchPlan { timeout_s: 900.0, ..fetch() };
     let plan = shoal::config::StreamPlan { shuffle: 1, lanes: 1, ..plan() };
     let list = list(&[&spec], &fetch);
-    let mut samples = Box::pin(stream(list, &plan, &fetch, Passes::Once, Cursor::default(), ledger, Arc::default()));
+    let mut samples = Box::pin(stream(Opening::new(list, &plan, &fetch, Passes::Once, ledger)));
     assert!(samples.next().await.unwrap().is_ok());
     let number = std::fs::read_to_string(&group).unwrap().trim().to_owned();
     assert!(is_alive(&number));

@@ -3,7 +3,7 @@
 use crate::server::{Answer, Server};
 use futures_util::StreamExt;
 use shoal::config::{FetchPlan, StreamPlan};
-use shoal::ingest::{Cursor, Passes, Progress, RawSample, stream};
+use shoal::ingest::{Cursor, Opening, Passes, Progress, RawSample, stream};
 use shoal::shards::audit::{audit, glance};
 use shoal::shards::pack::{PackOptions, pack};
 use shoal::shards::{Ledger, Notice, Reason, ShardList, Trouble, Verdict};
@@ -41,12 +41,15 @@ fn fetch() -> FetchPlan {
     FetchPlan { timeout_s: 2.0, retries: 2, max_pause_s: 0.1, ..FetchPlan::default() }
 }
 
+/// One pass over these shards, in the order of the list.
+fn once(specs: &[String], plan: &StreamPlan, fetch: &FetchPlan, ledger: &Arc<Ledger>) -> Opening {
+    Opening::new(list(specs), plan, fetch, Passes::Once, Arc::clone(ledger))
+}
+
 /// One pass in the order of the list: keys, and the losses.
 async fn read_once(specs: &[String]) -> (Vec<String>, BTreeMap<Reason, u64>) {
     let ledger = Arc::new(Ledger::in_memory(&plan()));
-    let progress = Arc::new(Progress::default());
-    let samples =
-        stream(list(specs), &plan(), &fetch(), Passes::Once, Cursor::default(), Arc::clone(&ledger), progress);
+    let samples = stream(once(specs, &plan(), &fetch(), &ledger));
     let keys = samples.map(|sample| sample.unwrap().meta.key).collect().await;
     (keys, ledger.losses())
 }
@@ -83,8 +86,7 @@ async fn bad_servers_cost_their_shards_and_are_named_without_secrets() {
     let path = folder.path().join("ledger.jsonl");
     let ledger = Arc::new(Ledger::open(&path, &plan()).unwrap());
     let specs = [server.url("/{missing,busy,private,login,cut,stall,ok}.tar"), "http://127.0.0.1:1/x.tar".to_owned()];
-    let samples =
-        stream(list(&specs), &plan(), &fetch(), Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default());
+    let samples = stream(once(&specs, &plan(), &fetch(), &ledger));
     let got: Vec<String> = samples.map(|sample| sample.unwrap().meta.key).collect().await;
 
     let header_and_data = |i: usize| 512 + (4 + format!("c{i}").len() * 400_usize).next_multiple_of(512);
@@ -123,9 +125,7 @@ async fn a_reader_that_rests_longer_than_the_patience_with_servers_loses_nothing
     let plan = StreamPlan { buffer_mib: 1, ..plan() };
     let fetch = FetchPlan { timeout_s: 0.3, ..fetch() };
     let ledger = Arc::new(Ledger::in_memory(&plan));
-    let specs = list(&[server.url("/a.tar")]);
-    let mut samples =
-        pin!(stream(specs, &plan, &fetch, Passes::Once, Cursor::default(), Arc::clone(&ledger), Arc::default()));
+    let mut samples = pin!(stream(once(&[server.url("/a.tar")], &plan, &fetch, &ledger)));
     let mut got = Vec::new();
     while let Some(sample) = samples.next().await {
         got.push(sample.unwrap().meta.key);
@@ -139,7 +139,8 @@ async fn a_reader_that_rests_longer_than_the_patience_with_servers_loses_nothing
 /// Takes so many samples of an endless stream.
 async fn take(specs: &[String], start: Cursor, count: usize) -> Vec<RawSample> {
     let ledger = Arc::new(Ledger::in_memory(&plan()));
-    let samples = stream(list(specs), &plan(), &fetch(), Passes::Endless, start, ledger, Arc::default());
+    let opening = Opening::new(list(specs), &plan(), &fetch(), Passes::Endless, ledger);
+    let samples = stream(Opening { start, ..opening });
     pin!(samples).take(count).map(Result::unwrap).collect().await
 }
 
@@ -172,16 +173,8 @@ async fn dropping_a_stream_leaves_a_silent_server_at_once() {
     let progress = Arc::new(Progress::default());
     let fetch = FetchPlan { timeout_s: 3_600.0, ..fetch() };
     let ledger = Arc::new(Ledger::in_memory(&plan()));
-    let samples = stream(
-        list(&[server.url("/stall.tar")]),
-        &plan(),
-        &fetch,
-        Passes::Once,
-        Cursor::default(),
-        ledger,
-        Arc::clone(&progress),
-    );
-    let mut samples = Box::pin(samples);
+    let opening = once(&[server.url("/stall.tar")], &plan(), &fetch, &ledger);
+    let mut samples = Box::pin(stream(Opening { progress: Arc::clone(&progress), ..opening }));
     assert!(samples.next().await.is_some());
     let waiting = loop {
         // polls the stream until it waits for the server
@@ -267,7 +260,7 @@ async fn what_was_packed_comes_back() {
     assert_eq!((packed.shards.len(), packed.samples), (4, 18));
     let ledger = Arc::new(Ledger::in_memory(&plan()));
     let specs = [out.path().display().to_string()];
-    let samples = stream(list(&specs), &plan(), &fetch(), Passes::Once, Cursor::default(), ledger, Arc::default());
+    let samples = stream(once(&specs, &plan(), &fetch(), &ledger));
     let mut count = 0;
     for sample in samples.collect::<Vec<_>>().await {
         let sample = sample.unwrap();

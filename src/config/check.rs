@@ -46,6 +46,22 @@ impl Plan {
         checks.above_up_to("stream.max_loss_rate", stream.max_loss_rate, 0.0, 1.0);
         checks.at_least("stream.loss_window", stream.loss_window, 1);
         checks.above_up_to("stream.max_shard_loss", stream.max_shard_loss, 0.0, 1.0);
+        let (weights, entries) = (&stream.weights, stream.shards.len());
+        checks.require(weights.is_empty() || weights.len() == entries, &["stream.weights", "stream.shards"], || {
+            format!(
+                "stream.weights has {} numbers, stream.shards {entries} entries: give one weight for each",
+                weights.len()
+            )
+        });
+        let are_weights = weights.iter().all(|weight| *weight > 0.0 && weight.is_finite());
+        checks.require(are_weights, &["stream.weights"], || {
+            format!("stream.weights = {weights:?} must be numbers above 0: leave out an entry that should not come")
+        });
+        checks.require(!stream.follow || weights.is_empty(), &["stream.follow", "stream.weights"], || {
+            "stream.follow = true is for one list: stream.weights would wait for the list that has nothing new".into()
+        });
+        checks.above("stream.follow_every_s", stream.follow_every_s, 0.0);
+        checks.zero_or_above("stream.follow_settle_s", stream.follow_settle_s);
     }
 
     fn check_fetch(&self, checks: &mut Checks) {
@@ -127,6 +143,15 @@ impl Plan {
             || {
                 "cluster.every_steps = 0 means once a pass, which needs cluster.refresh = \"full\"; \
                  otherwise it must be at least 1"
+                    .into()
+            },
+        );
+        checks.require(
+            cluster.every_steps > 0 || (self.stream.weights.is_empty() && !self.stream.follow),
+            &["cluster.every_steps", "stream.weights", "stream.follow"],
+            || {
+                "cluster.every_steps = 0 means once a pass: lists mixed by stream.weights have no pass in common, \
+                 and with stream.follow = true a pass has no end"
                     .into()
             },
         );
@@ -330,6 +355,9 @@ mod tests {
             ("fetch.endpoint", |plan| plan.fetch.endpoint = "host:9000".into()),
             ("fetch.endpoint", |plan| plan.fetch.endpoint = "http://key:secret@host".into()),
             ("fetch.cache_gib", |plan| plan.fetch.cache_gib = 0.0),
+            ("stream.weights", |plan| plan.stream.weights = vec![0.0]),
+            ("stream.follow_every_s", |plan| plan.stream.follow_every_s = 0.0),
+            ("stream.follow_settle_s", |plan| plan.stream.follow_settle_s = -1.0),
             ("views.area", |plan| plan.views.area = [0.5, 0.4]),
             ("views.area", |plan| plan.views.area = [f64::NAN, 1.0]),
             ("views.aspect", |plan| plan.views.aspect = [0.0, 1.0]),
@@ -365,6 +393,18 @@ mod tests {
             too_small.1,
             "bank.capacity = 9999 must be at least cluster.k = 10000: each cluster needs a row to start from"
         );
+        let follows_a_mix = only_problem(|plan| {
+            plan.stream.follow = true;
+            plan.stream.weights = vec![1.0];
+        });
+        assert_eq!(follows_a_mix.0, "stream.follow stream.weights");
+        assert_eq!(only_problem(|plan| plan.stream.weights = vec![1.0, 2.0]).0, "stream.weights stream.shards");
+        let endless_pass = only_problem(|plan| {
+            plan.stream.follow = true;
+            plan.cluster.every_steps = 0;
+            plan.cluster.refresh = Refresh::Full;
+        });
+        assert!(endless_pass.0.starts_with("cluster.every_steps"), "{endless_pass:?}");
         assert_eq!(only_problem(|plan| plan.views.size = 257).0, "views.resize views.size");
         assert_eq!(only_problem(|plan| plan.stream.buffer_mib = 0).0, "stream.buffer_mib");
         assert_eq!(only_problem(|plan| plan.train.schedule = Schedule::Cosine).0, "train.schedule train.steps");

@@ -63,6 +63,10 @@ const FIXED: &[(&str, &str)] = &[
     ("filter.duplicates", CHOSEN),
     ("filter.near_bits", CHOSEN),
     ("filter.remember", CHOSEN),
+    ("stream.order", ORDER),
+    ("stream.weights", ORDER),
+    ("stream.shuffle_mib", ORDER),
+    ("stream.follow", ORDER),
 ];
 
 impl Plan {
@@ -180,6 +184,8 @@ mod tests {
         "device.threads",
         "device.decode_threads",
         "device.precision",
+        "stream.follow_every_s",
+        "stream.follow_settle_s",
     ];
 
     #[test]

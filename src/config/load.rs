@@ -138,7 +138,7 @@ fn fit(setting: &mut Setting, known: &Table) -> Result<(), String> {
     let Some(default) = known.get(section.as_str()).and_then(|keys| keys.get(key.as_str())) else {
         return Err(format!("{origin}: unknown key {section}.{key}"));
     };
-    if value.is_str() && is_text_list(default) {
+    if value.is_str() && is_text_list(key, default) {
         *value = Value::Array(vec![value.clone()]);
     }
 
@@ -155,7 +155,8 @@ fn fit(setting: &mut Setting, known: &Table) -> Result<(), String> {
         Value::Integer(_) => "is not a whole number from 0 up".to_owned(),
         Value::Float(_) => "is not a number".to_owned(),
         Value::Boolean(_) => "is neither true nor false".to_owned(),
-        Value::Array(_) if is_text_list(default) => "is not a list of strings".to_owned(),
+        Value::Array(_) if is_text_list(key, default) => "is not a list of strings".to_owned(),
+        Value::Array(numbers) if numbers.is_empty() => "is not a list of numbers".to_owned(),
         Value::Array(numbers) => format!("is not a list of {} numbers", numbers.len()),
         Value::Datetime(_) | Value::Table(_) => error.message().trim_end().to_owned(),
     };

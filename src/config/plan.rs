@@ -47,6 +47,15 @@ fn unknown_choice(text: &str, names: &[&str]) -> String {
 }
 
 choice! {
+    /// Who gives the next sample of the stream.
+    Order {
+        /// The open shards in turn, whoever is late: the order is a matter of seed and list alone.
+        Exact = "exact",
+        /// Whichever open shard has a sample: late ones do not hold up the others.
+        Arrival = "arrival",
+    }
+}
+choice! {
     /// Architectures by name.
     Arch {
         /// DeepCluster's AlexNet: 96-256-384-384-256, batch norm, no groups.
@@ -254,7 +263,7 @@ pub struct StreamPlan {
     /// Samples (still compressed) in the shuffle buffer: about 120 kB each for 500-pixel photographs.
     pub shuffle: usize,
     /// MiB of compressed members read ahead of the stream, over all lanes. The shuffle buffer comes on top: `shuffle` times
-    /// the size of an image.
+    /// the size of an image, and at most `shuffle_mib`.
     pub buffer_mib: usize,
     /// Largest member read, in MiB; larger ones are skipped and counted.
     pub max_member_mib: usize,
@@ -271,6 +280,19 @@ pub struct StreamPlan {
     pub max_shard_loss: f64,
     /// Whether the run keeps what it learns of each sample (offset, sizes, verdict) under RUN/index.
     pub index: Indexing,
+    /// Who gives the next sample.
+    pub order: Order,
+    /// One weight for each entry of `shards`, which are then lists of their own, mixed in these proportions; none makes one list of
+    /// all.
+    pub weights: Vec<f64>,
+    /// MiB of images in the shuffle buffer, at which it counts as full before `shuffle` is reached; 0 is no limit.
+    pub shuffle_mib: usize,
+    /// Reads a list that grows: each shard once, and then those that appear.
+    pub follow: bool,
+    /// Seconds between two looks for new shards, with `follow`.
+    pub follow_every_s: f64,
+    /// Seconds without a change until a file counts as whole, with `follow`.
+    pub follow_settle_s: f64,
 }
 
 impl Default for StreamPlan {
@@ -288,6 +310,12 @@ impl Default for StreamPlan {
             exif: true,
             max_shard_loss: 0.5,
             index: Indexing::Auto,
+            order: Order::Exact,
+            weights: Vec::new(),
+            shuffle_mib: 1_024,
+            follow: false,
+            follow_every_s: 10.0,
+            follow_settle_s: 5.0,
         }
     }
 }

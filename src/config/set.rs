@@ -111,22 +111,22 @@ pub(super) fn parse_override(text: &str, known: &Table) -> Result<Setting, Strin
     let Some(default) = known_keys.get(key) else {
         return Err(format!("--set: {}", unknown_key(section, key, known)));
     };
-    let value = override_value(value, default);
+    let value = override_value(value, is_text_list(key, default), default);
     Ok(Setting { section: section.to_owned(), key: key.to_owned(), value, origin: Origin::Override })
 }
 
 /// A shard may be called `2024` or `true`: where text is wanted, only quotes and brackets make TOML of a value.
-fn override_value(text: &str, default: &Value) -> Value {
-    let wants_text = matches!(default, Value::String(_)) || is_text_list(default);
+fn override_value(text: &str, is_text_list: bool, default: &Value) -> Value {
+    let wants_text = matches!(default, Value::String(_)) || is_text_list;
     match text.parse::<Value>() {
         Ok(value) if !wants_text || value.is_str() || value.is_array() => value,
         _ => Value::String(text.to_owned()),
     }
 }
 
-/// Whether a list takes text: a list of numbers has its numbers by default.
-pub(super) fn is_text_list(default: &Value) -> bool {
-    default.as_array().is_some_and(|items| items.iter().all(Value::is_str))
+/// Whether a list takes text. A list of numbers has its numbers by default, but for the one that is empty.
+pub(super) fn is_text_list(key: &str, default: &Value) -> bool {
+    key != "weights" && default.as_array().is_some_and(|items| items.iter().all(Value::is_str))
 }
 
 fn unknown_key(section: &str, key: &str, known: &Table) -> String {
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn known() -> Table {
-        "[train]\nlr = 0.1\nbatch_size = 2\nhead = 'reset'\n[stream]\nshards = []\n[views]\narea = [0.1, 1.0]"
+        "[train]\nlr = 0.1\nbatch_size = 2\nhead = 'reset'\n[stream]\nshards = []\nweights = []\n[views]\narea = [0.1, 1.0]"
             .parse()
             .unwrap()
     }
@@ -221,6 +221,7 @@ mod tests {
         assert_eq!(value("train.head=match"), Ok(Value::String("match".into())));
         assert_eq!(value("train.head='match'"), Ok(Value::String("match".into())));
         assert_eq!(value("stream.shards=2024"), Ok(Value::String("2024".into())));
+        assert_eq!(value("stream.weights=2"), Ok(Value::Integer(2)));
         assert_eq!(value("stream.shards=a=b.tar"), Ok(Value::String("a=b.tar".into())));
         assert_eq!(value("views.area=[0.3, 1]"), Ok(Value::Array(vec![Value::Float(0.3), Value::Integer(1)])));
     }

@@ -1,15 +1,22 @@
 //! Positions in the stream.
 //!
-//! A [`Cursor`] is a [`Checkpoint`] that the stream takes of itself every thousand samples or so, and how many samples have
-//! left since. A checkpoint holds where each lane stands, which samples wait in the shuffle buffer (as shard and byte offset, not as
-//! bytes), and how far the order of the pass has been used up. Going on from a cursor reads the waiting samples again, opens each lane
-//! where it stood, and lets `skip` samples pass unseen: so much is read again and no more.
+//! A [`Cursor`] is a [`Checkpoint`] that the stream takes of itself every thousand samples or so, how many samples have
+//! left since, and, where samples come in the order of arrival, the [`Trail`] of who gave them. A checkpoint holds, for each
+//! list, where each lane stands, which samples wait in the shuffle buffer (as shard and byte offset, not as bytes), and how far
+//! the order of the pass has been used up. Going on from a cursor reads the waiting samples again, opens each lane where it stood,
+//! and lets `skip` samples pass unseen: so much is read again and no more.
+//!
+//! A cursor is three pointers: one comes with every sample. On disk the names of the shards are most of it; each is written
+//! as what it does not share with the one before, which is some ten bytes.
 
 use super::account::Account;
+use super::names;
+use super::share::{Portion, Share};
+use super::trail::Trail;
 use crate::error::{Error, Result};
 use crate::shards::{ShardList, ShardUrl};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// A position in the stream, from which it goes on with the very next sample. The default is the beginning.
@@ -18,21 +25,27 @@ use std::sync::Arc;
 pub struct Cursor {
     pub(super) checkpoint: Option<Arc<Checkpoint>>,
     pub(super) skip: u64,
-}
-
-impl Cursor {
-    /// The pass over the list that the next sample belongs to, unless it is the first of another.
-    pub fn pass(&self) -> u64 {
-        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.pass)
-    }
+    pub(super) trail: Trail,
 }
 
 /// The whole state of the stream between two samples.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Checkpoint {
     /// Seed of the order.
     pub seed: u64,
+    /// Whose part of the lists this is.
+    pub share: Share,
+    /// Samples that left, of all lists: the next one is of the list that this number draws.
+    pub mixed: u64,
+    /// Where each list stands: one, unless several are mixed.
+    pub lists: Vec<Point>,
+}
+
+/// The state of one pass over one list.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Point {
     /// Pass over the list, from 0.
     pub pass: u64,
     /// [`ShardList::fingerprint`] of the list of this pass.
@@ -40,19 +53,25 @@ pub(super) struct Checkpoint {
     /// Names of the shards of this pass, in the order of the list.
     #[serde(with = "names")]
     pub shards: Arc<[Arc<str>]>,
-    /// Shards of the pass's order that lanes have taken.
+    /// The portions of this pass in their order, where it is not the one that seed, pass and share give: the list grew within the
+    /// pass, or the pass was dealt anew among other ranks.
+    #[serde(default, with = "portions", skip_serializing_if = "Option::is_none")]
+    pub order: Option<Arc<[Portion]>>,
+    /// Portions of the pass's order that lanes have taken.
     pub taken: usize,
-    /// The open shards.
-    pub lanes: Vec<Place>,
+    /// What is left of the open portions.
+    pub lanes: Vec<Spot>,
+    /// What the shard of each of them has given.
+    pub accounts: Vec<Account>,
     /// The lane that gives the next sample.
     pub turn: usize,
     /// The samples that wait in the shuffle buffer, in its order.
     pub waiting: Vec<Place>,
     /// Samples that left in this pass.
     pub draws: u64,
-    /// What each lane's shard has given; none in cursors of older versions.
-    #[serde(default)]
-    pub accounts: Vec<Account>,
+    /// Passes dealt anew that come before the next ordinary one.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub later: VecDeque<Point>,
 }
 
 /// A byte of a shard: its number in the list of the pass, and the offset in its uncompressed tar.
@@ -61,6 +80,17 @@ pub(super) struct Checkpoint {
 pub(super) struct Place {
     pub shard: usize,
     pub offset: u64,
+}
+
+/// How far a portion, by its number in the order of the pass, has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u64, u64)", into = "(u32, u64, u64)")]
+pub(super) struct Spot {
+    pub number: u32,
+    /// Where the next sample begins.
+    pub offset: u64,
+    /// Samples of the shard before that.
+    pub ordinal: u64,
 }
 
 impl From<(usize, u64)> for Place {
@@ -75,22 +105,63 @@ impl From<Place> for (usize, u64) {
     }
 }
 
+impl From<(u32, u64, u64)> for Spot {
+    fn from((number, offset, ordinal): (u32, u64, u64)) -> Self {
+        Self { number, offset, ordinal }
+    }
+}
+
+impl From<Spot> for (u32, u64, u64) {
+    fn from(spot: Spot) -> Self {
+        (spot.number, spot.offset, spot.ordinal)
+    }
+}
+
 impl Checkpoint {
-    /// The shards of the checkpoint's pass, found in the list as it is today.
+    /// Whether a stream of this seed, share and number of lists can go on from here.
     ///
     /// # Errors
-    /// The seed is another, the list lacks a shard that the pass had, or the checkpoint contradicts itself.
-    pub(super) fn shards_in(&self, list: &ShardList, seed: u64) -> Result<Vec<ShardUrl>> {
+    /// Which of them is another.
+    pub(super) fn check(&self, seed: u64, share: Share, lists: usize) -> Result<()> {
         if self.seed != seed {
             return Err(Error::usage(format!("stream.seed is {seed}, but the run was begun with {}", self.seed))
                 .with_hint("put the seed back, or begin a new run"));
         }
+        if self.share != share {
+            let was = self.share;
+            return Err(Error::usage(format!(
+                "the cursor is of rank {} of {}, this is rank {} of {}",
+                was.rank(),
+                was.world(),
+                share.rank(),
+                share.world()
+            ))
+            .with_hint("deal the cursors of all ranks anew, or start as many ranks as there were"));
+        }
+        if self.lists.len() != lists {
+            let was = self.lists.len();
+            return Err(Error::usage(format!("the stream mixes {lists} lists, but the run was begun with {was}"))
+                .with_hint("put stream.shards and stream.weights back, or begin a new run"));
+        }
+        Ok(())
+    }
+}
+
+impl Point {
+    /// The shards of the pass, found in the list as it is today. A list that is followed may have lost some: those that are
+    /// still to be read are then tried by their names, and counted as lost.
+    ///
+    /// # Errors
+    /// The list lacks a shard that the pass had, or the point contradicts itself.
+    pub(super) fn shards_in(&self, list: &ShardList, may_lack: bool) -> Result<Vec<ShardUrl>> {
         let by_name: HashMap<&str, &ShardUrl> = list.shards.iter().map(|shard| (&**shard.name(), shard)).collect();
         let mut shards = Vec::with_capacity(self.shards.len());
         let mut missing = Vec::new();
         for name in self.shards.iter() {
             match by_name.get(&**name) {
                 Some(&shard) => shards.push(shard.clone()),
+                None if may_lack && name.contains("://") => shards.push(ShardUrl::remote(name)),
+                None if may_lack => shards.push(ShardUrl::local(&**name)),
                 None => missing.push(name),
             }
         }
@@ -101,18 +172,32 @@ impl Checkpoint {
             ))
             .with_hint("put them back (a list may grow during a run, never shrink), or begin a new run"));
         }
-        let count = shards.len();
-        let fits = |place: &Place| place.shard < count;
-        let is_sound = crate::shards::fingerprint(self.shards.iter().map(|name| &**name)) == self.fingerprint
-            && self.taken <= count
-            && self.lanes.iter().all(fits)
-            && self.waiting.iter().all(fits)
-            && (self.turn < self.lanes.len() || self.turn == 0);
-        if !is_sound {
-            return Err(Error::data("the stream's cursor contradicts itself").with_hint("go back to an older snapshot"));
-        }
         Ok(shards)
     }
+
+    /// Whether the numbers of the point fit each other, and an order of so many portions.
+    ///
+    /// # Errors
+    /// They do not.
+    pub(super) fn check(&self, order: &[Portion]) -> Result<()> {
+        let count = self.shards.len();
+        let is_sound = crate::shards::fingerprint(self.shards.iter().map(|name| &**name)) == self.fingerprint
+            && self.taken <= order.len()
+            && order.iter().all(|portion| portion.shard < count && portion.every > 0)
+            && self.lanes.iter().all(|spot| (spot.number as usize) < self.taken)
+            && self.waiting.iter().all(|place| place.shard < count)
+            && self.accounts.len() == self.lanes.len()
+            && (self.turn < self.lanes.len() || self.turn == 0);
+        match is_sound {
+            true => Ok(()),
+            false => Err(damaged()),
+        }
+    }
+}
+
+/// What is said of a cursor that cannot be one of ours.
+pub(super) fn damaged() -> Error {
+    Error::data("the stream's cursor contradicts itself").with_hint("go back to an older snapshot")
 }
 
 /// A cursor as it lies on disk.
@@ -120,31 +205,34 @@ impl Checkpoint {
 #[serde(deny_unknown_fields)]
 struct Stored {
     skip: u64,
+    trail: Trail,
     checkpoint: Option<Checkpoint>,
 }
 
 impl From<Stored> for Cursor {
     fn from(stored: Stored) -> Self {
-        Self { checkpoint: stored.checkpoint.map(Arc::new), skip: stored.skip }
+        Self { checkpoint: stored.checkpoint.map(Arc::new), skip: stored.skip, trail: stored.trail }
     }
 }
 
 impl From<Cursor> for Stored {
     fn from(cursor: Cursor) -> Self {
-        Self { skip: cursor.skip, checkpoint: cursor.checkpoint.map(|checkpoint| (*checkpoint).clone()) }
+        let checkpoint = cursor.checkpoint.map(|checkpoint| (*checkpoint).clone());
+        Self { skip: cursor.skip, trail: cursor.trail, checkpoint }
     }
 }
 
-/// Names in a file are plain strings.
-mod names {
-    use serde::{Deserialize, Deserializer, Serializer};
+/// An order in a file is a plain list of portions.
+mod portions {
+    use super::Portion;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use std::sync::Arc;
 
-    pub(super) fn serialize<S: Serializer>(names: &Arc<[Arc<str>]>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(names.iter().map(|name| &**name))
+    pub(super) fn serialize<S: Serializer>(order: &Option<Arc<[Portion]>>, serializer: S) -> Result<S::Ok, S::Error> {
+        order.as_deref().serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[Arc<str>]>, D::Error> {
-        Ok(Vec::<String>::deserialize(deserializer)?.into_iter().map(Arc::from).collect())
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<[Portion]>>, D::Error> {
+        Ok(Option::<Vec<Portion>>::deserialize(deserializer)?.map(Arc::from))
     }
 }

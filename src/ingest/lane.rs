@@ -1,12 +1,16 @@
 //! One open shard: a thread that reads it, and the bounded channel through which its samples come.
 //!
+//! Samples of a shared shard that belong to other ranks end in the thread. So does a loss among them: of the ranks that share a
+//! shard one reports it, the one whose sample would have come next.
+//!
 //! The thread runs ahead of the stream until the channel holds its share of `stream.buffer_mib`. Each reader has a share of
 //! its own: with one budget for all, the reader whose turn it is could wait for room that the others hold. Dropping a
 //! [`Reader`] ends its thread and its connection at once.
 
 use super::account::Account;
-use super::cursor::Place;
+use super::cursor::Spot;
 use super::progress::Progress;
+use super::share::Portion;
 use crate::config::StreamPlan;
 use crate::error::{Error, Result};
 use crate::shards::archive::Archive;
@@ -16,6 +20,8 @@ use crate::shards::source::Fetcher;
 use crate::shards::{Activity, Ending, Reading, Reason, ShardSample, ShardUrl, Trouble};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 const MIB: u64 = 1024 * 1024;
@@ -23,6 +29,8 @@ const MIB: u64 = 1024 * 1024;
 const SAMPLES_AHEAD: usize = 256;
 /// The unit of a reader's room.
 const ROOM_UNIT: u64 = 1024;
+/// In the order of arrival a lane that gives nothing for so long gives its place to another shard.
+const LATE_AFTER: Duration = Duration::from_secs(1);
 
 /// What all readers of a pass share.
 #[derive(Debug)]
@@ -45,35 +53,60 @@ impl Shared {
     }
 }
 
-/// A shard in use, and where its next sample begins.
+/// A portion in use.
 #[derive(Debug)]
 pub(super) struct Lane {
-    pub next: Place,
+    /// Its number in the order of the pass.
+    pub number: u32,
+    /// What is left of it.
+    pub rest: Portion,
     pub reader: Reader,
+    /// What its shard has given.
     pub account: Account,
+    /// Since when its next sample has been looked for in vain.
+    pub empty_since: Option<Instant>,
 }
+
+impl Lane {
+    /// Starts to read a portion.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub(super) fn open(number: u32, rest: Portion, url: &ShardUrl, shared: &Arc<Shared>) -> Result<Self> {
+        let account = Account { from_byte: rest.offset, ..Account::default() };
+        Ok(Self { number, rest, reader: Reader::open(url, rest, shared)?, account, empty_since: None })
+    }
+
+    pub(super) fn spot(&self) -> Spot {
+        Spot { number: self.number, offset: self.rest.offset, ordinal: self.rest.ordinal }
+    }
+
+    /// Whether others should not wait for it.
+    pub(super) fn is_late(&self) -> bool {
+        self.empty_since.is_some_and(|since| since.elapsed() >= LATE_AFTER) && self.reader.steps.is_empty()
+    }
+}
+
+/// A step of a portion, how many samples of its shard came before, and the room that it takes.
+type Sent = (Step, u64, OwnedSemaphorePermit);
 
 /// The consuming end of a shard's thread.
 #[derive(Debug)]
 pub(super) struct Reader {
-    steps: mpsc::Receiver<(Step, Option<OwnedSemaphorePermit>)>,
+    steps: mpsc::Receiver<Sent>,
     room: Arc<Semaphore>,
     reading: Arc<Reading>,
     progress: Arc<Progress>,
 }
 
 impl Reader {
-    /// Starts to read a shard at the offset or end of a sample.
-    ///
-    /// # Errors
-    /// The system has no more threads.
-    pub(super) fn open(url: &ShardUrl, offset: u64, shared: &Arc<Shared>) -> Result<Self> {
+    fn open(url: &ShardUrl, portion: Portion, shared: &Arc<Shared>) -> Result<Self> {
         let reading = Reading::new(Arc::clone(url.name()));
         let room = Arc::new(Semaphore::new(shared.room as usize));
         let (sender, steps) = mpsc::channel(SAMPLES_AHEAD);
         let thread = ReaderThread {
             url: url.clone(),
-            offset,
+            portion,
             shared: Arc::clone(shared),
             reading: Arc::clone(&reading),
             room: Arc::clone(&room),
@@ -84,16 +117,11 @@ impl Reader {
         Ok(Self { steps, room, reading, progress: Arc::clone(&shared.progress) })
     }
 
-    /// The shard being read.
-    pub(super) fn reading(&self) -> &Reading {
-        &self.reading
-    }
-
-    /// What comes next in the shard.
+    /// What comes next in the portion, and how many samples of the shard came before.
     ///
     /// # Errors
     /// The thread panicked.
-    pub(super) async fn step(&mut self) -> Result<Step> {
+    pub(super) async fn step(&mut self) -> Result<(Step, u64)> {
         let received = match self.steps.try_recv() {
             Ok(received) => Some(received),
             Err(_) => {
@@ -101,13 +129,35 @@ impl Reader {
                 self.steps.recv().await
             }
         };
-        let Some((step, _room)) = received else {
-            return Err(Error::Stage {
-                stage: "ingest",
-                what: format!("the reader of {} panicked", self.reading.shard),
-            });
-        };
-        Ok(step)
+        self.opened(received)
+    }
+
+    /// As [`Reader::step`], if it is there already.
+    pub(super) fn try_step(&mut self) -> Option<Result<(Step, u64)>> {
+        match self.steps.try_recv() {
+            Ok(received) => Some(self.opened(Some(received))),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(self.opened(None)),
+        }
+    }
+
+    /// Wakes the task when the next step is there.
+    pub(super) fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Result<(Step, u64)>> {
+        self.steps.poll_recv(context).map(|received| self.opened(received))
+    }
+
+    /// Gives the room of what was received back.
+    fn opened(&self, received: Option<Sent>) -> Result<(Step, u64)> {
+        match received {
+            Some((step, ordinal, _room)) => Ok((step, ordinal)),
+            None => {
+                Err(Error::Stage { stage: "ingest", what: format!("the reader of {} panicked", self.reading.shard) })
+            }
+        }
+    }
+
+    pub(super) fn reading(&self) -> &Arc<Reading> {
+        &self.reading
     }
 }
 
@@ -129,44 +179,52 @@ fn start_thread(body: impl FnOnce() + Send + 'static) -> Result<()> {
 /// What the thread of a shard owns.
 struct ReaderThread {
     url: ShardUrl,
-    offset: u64,
+    portion: Portion,
     shared: Arc<Shared>,
     reading: Arc<Reading>,
     room: Arc<Semaphore>,
-    steps: mpsc::Sender<(Step, Option<OwnedSemaphorePermit>)>,
+    steps: mpsc::Sender<Sent>,
 }
 
 impl ReaderThread {
-    /// Sends every step of the shard, the end included, unless nobody wants them any more.
+    /// Sends every step of the portion, the end included, unless nobody wants them any more.
     fn run(self) {
-        let mut samples = match self.open() {
+        let mut ordinal = self.portion.ordinal;
+        let mut samples = match open_samples(&self.url, self.portion.offset, &self.shared, &self.reading) {
             Ok(samples) => samples,
             Err(trouble) => {
-                self.send(Step::End(Ending::failed(trouble)));
+                self.send(Step::End(Ending::failed(trouble)), ordinal);
                 return;
             }
         };
+        self.reading.is_of(Stamp::of(&self.url, samples.archive()));
         loop {
             let step = samples.step();
-            let is_last = matches!(step, Step::End(_));
-            if is_last {
-                self.reading.end_at(samples.archive().position());
-                self.reading.set(Activity::Done);
-            }
-            if !self.send(step) || is_last {
-                return;
+            let is_ours = self.portion.takes(ordinal);
+            match step {
+                Step::End(_) => {
+                    self.reading.end_at(samples.archive().position());
+                    self.reading.set(Activity::Done);
+                    self.send(step, ordinal);
+                    return;
+                }
+                Step::Sample(_) => {
+                    if is_ours && !self.send(step, ordinal) {
+                        return;
+                    }
+                    ordinal += 1;
+                }
+                Step::Lost(_) => {
+                    if is_ours && !self.send(step, ordinal) {
+                        return;
+                    }
+                }
             }
         }
     }
 
-    fn open(&self) -> Result<Samples, Trouble> {
-        let samples = open_samples(&self.url, self.offset, &self.shared, &self.reading)?;
-        self.reading.is_of(Stamp::of(&self.url, samples.archive()));
-        Ok(samples)
-    }
-
     /// False if nobody wants the step any more.
-    fn send(&self, step: Step) -> bool {
+    fn send(&self, step: Step, ordinal: u64) -> bool {
         let bytes = match &step {
             Step::Sample(sample) => sample.image.len() as u64,
             Step::Lost(_) | Step::End(_) => 0,
@@ -181,7 +239,7 @@ impl ReaderThread {
                 room
             }
         };
-        self.steps.blocking_send((step, Some(room))).is_ok()
+        self.steps.blocking_send((step, ordinal, room)).is_ok()
     }
 
     fn wait_for_room(&self, units: u32) -> Option<OwnedSemaphorePermit> {

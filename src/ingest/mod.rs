@@ -2,25 +2,39 @@
 //!
 //! In: a [`ShardList`](crate::shards::ShardList) and a [`Cursor`]. Out: [`RawSample`]s, each with the cursor *after* it.
 //! `lanes` shards are open at once, each read by a thread of its own (`lane.rs`); they give one sample each in turn into a
-//! shuffle buffer (`shuffle.rs`), which a pass (`pass.rs`) fills and empties again, so that a pass is one permutation of
-//! everything in the list. [`stream()`] strings passes together.
+//! shuffle buffer (`buffer.rs`), which a pass (`pass.rs`) fills and empties again, so that a pass is one permutation of
+//! everything in the list. [`stream()`] strings passes together, mixes lists (`mix.rs`), and follows lists that grow
+//! (`follow.rs`). Of several ranks each reads its [`Share`].
 //!
-//! The order depends on the seed, the list and the contents of the shards alone, never on threads or timing. What cannot be
-//! read is lost, recorded in the ledger, and passed over; the stream ends with an error only where the ledger says so.
+//! The order depends on the seed, the list and the contents of the shards alone, never on threads or timing, unless
+//! `stream.order = "arrival"` lets it. What cannot be read is lost, recorded in the ledger, and passed over; the stream ends with
+//! an error only where the ledger says so.
+//!
+//! Memory: `stream.buffer_mib` for what is read ahead, `stream.shuffle_mib` for the shuffle buffer, and the largest member
+//! that each open shard is at, whatever the number of shards and lists.
 
 mod account;
+mod buffer;
 mod cursor;
+mod follow;
 mod lane;
+mod mix;
+mod names;
 mod pass;
 mod progress;
+mod redeal;
+mod share;
 mod shuffle;
 mod stream;
+mod trail;
 #[cfg(test)]
 mod tests;
 
 pub use cursor::Cursor;
 pub use progress::{Progress, Waiting};
-pub use stream::{Passes, stream};
+pub use redeal::redeal;
+pub use share::Share;
+pub use stream::{Opening, Passes, stream};
 
 use crate::shards::{Loss, SampleId, Trouble};
 use bytes::Bytes;

@@ -1,84 +1,130 @@
-//! One pass over the list: every sample of every shard once, in an order that the seed and the pass number fix.
+//! One pass over a list: every sample of every shard once, in an order that the seed and the pass number fix.
 //!
-//! The shards stand in a permutation. `lanes` of them are open and give one sample each in turn; a lane whose shard ends takes the
-//! next one of the permutation, which is being opened already. Samples wait in the shuffle buffer until a draw lets them go;
-//! at the end of the pass the buffer empties.
+//! The shards stand in a permutation, of which a rank has its portions (`share.rs`). `lanes` of them are open and give one
+//! sample each in turn; a lane whose portion ends takes the next one, which is being opened already. Samples wait in the
+//! shuffle buffer until a draw lets them go; at the end of the pass the buffer empties. In the order of arrival
+//! (`pass/arrival.rs`) the lane that has a sample gives it, and late ones are passed over.
+//!
+//! A pass over a list that is followed ends only with the run: its order grows as shards appear.
+
+mod again;
+mod arrival;
 
 use super::account::Account;
-use super::cursor::{Checkpoint, Place};
-use super::lane::{Lane, Reader, Shared, fetch};
-use super::shuffle::{entering, leaver, permutation};
+use super::buffer::{Buffer, Waiter};
+use super::cursor::{Place, Point};
+use super::lane::{Lane, Shared};
+use super::share::{Portion, Share, deal, shared};
+use super::shuffle::permutation;
 use super::stream::Passes;
-use crate::config::StreamPlan;
-use crate::error::{Error, Result};
+use super::trail::Log;
+use crate::config::{Order, StreamPlan};
+use crate::error::Result;
 use crate::shards::index::Row;
 use crate::shards::ledger::ShardEnd;
 use crate::shards::sample::{Lost, Step};
-use crate::shards::{Ending, Ledger, Loss, Reason, ShardSample, ShardUrl, Verdict, fingerprint};
-use futures_util::StreamExt;
-use std::collections::{BTreeMap, HashMap};
+use crate::shards::{Ending, Ledger, Loss, Reason, SampleId, ShardUrl, Verdict, fingerprint};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+const MIB: usize = 1024 * 1024;
 
 /// What stays the same from pass to pass.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub seed: u64,
     pub lanes: usize,
+    /// Samples in the shuffle buffer,
     pub shuffle: usize,
+    /// and bytes.
+    pub shuffle_bytes: usize,
+    pub share: Share,
     pub in_order: bool,
+    pub by_arrival: bool,
+    /// Whether the list grows within the pass.
+    pub follows: bool,
     pub max_shard_loss: f64,
     pub ledger: Arc<Ledger>,
 }
 
 impl Rules {
-    pub(super) fn new(plan: &StreamPlan, passes: Passes, ledger: Arc<Ledger>) -> Self {
-        let (seed, max_shard_loss) = (plan.seed, plan.max_shard_loss);
-        match passes {
-            Passes::Endless => {
-                Self { seed, lanes: plan.lanes.max(1), shuffle: plan.shuffle, in_order: false, max_shard_loss, ledger }
-            }
-            Passes::Once => Self { seed, lanes: 1, shuffle: 0, in_order: true, max_shard_loss, ledger },
+    pub(super) fn new(plan: &StreamPlan, passes: Passes, share: Share, ledger: Arc<Ledger>) -> Self {
+        let is_endless = passes == Passes::Endless;
+        Self {
+            seed: plan.seed,
+            lanes: if is_endless { plan.lanes.max(1) } else { 1 },
+            shuffle: if is_endless { plan.shuffle } else { 0 },
+            shuffle_bytes: match plan.shuffle_mib {
+                0 => usize::MAX,
+                mib => mib.saturating_mul(MIB),
+            },
+            share,
+            in_order: !is_endless,
+            by_arrival: is_endless && plan.order == Order::Arrival,
+            follows: is_endless && plan.follow,
+            max_shard_loss: plan.max_shard_loss,
+            ledger,
         }
+    }
+
+    /// Shards open at once at most.
+    pub(super) fn most_open(&self) -> usize {
+        match self.by_arrival {
+            true => 2 * self.lanes,
+            false => self.lanes,
+        }
+    }
+
+    /// The portions of a pass over so many shards.
+    pub(super) fn order(&self, pass: u64, shards: usize) -> Vec<Portion> {
+        let order: Vec<usize> = match self.in_order {
+            true => (0..shards).collect(),
+            false => permutation(self.seed, pass, shards),
+        };
+        deal(&order, pass, self.share, self.lanes)
+    }
+
+    /// The portion of a shard that appeared in a list that is followed: all ranks share each.
+    pub(super) fn appeared(&self, shard: usize, name: &str) -> Portion {
+        shared(shard, self.share.rank(), self.share.world(), SampleId::of(name, 0).0)
     }
 }
 
-/// One pass over the list.
+/// One pass over a list.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub number: u64,
     /// Samples that left so far.
     pub draws: u64,
     pub shards: Vec<ShardUrl>,
+    pub buffer: Buffer,
+    /// Passes dealt anew that come before the next ordinary one.
+    pub later: VecDeque<Point>,
     names: Arc<[Arc<str>]>,
+    fingerprint: String,
     rules: Rules,
     shared: Arc<Shared>,
-    order: Vec<usize>,
+    order: Arc<[Portion]>,
+    /// Whether the order is another than the rules give.
+    is_own_order: bool,
     taken: usize,
     lanes: Vec<Lane>,
     turn: usize,
-    /// The shard after those taken, being opened already.
+    /// The portion after those taken, being opened already.
     upcoming: Option<Lane>,
-    waiting: Vec<Waiter>,
-}
-
-/// A sample in the shuffle buffer; without its bytes where they could not be read again after a restart.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub place: Place,
-    pub sample: Option<ShardSample>,
 }
 
 impl Pass {
-    fn new(number: u64, shards: Vec<ShardUrl>, rules: Rules, shared: Arc<Shared>) -> Self {
-        let order = match rules.in_order {
-            true => (0..shards.len()).collect(),
-            false => permutation(rules.seed, number, shards.len()),
-        };
-        Self {
+    fn new(number: u64, shards: Vec<ShardUrl>, order: Arc<[Portion]>, rules: Rules, shared: Arc<Shared>) -> Self {
+        let mut pass = Self {
             number,
             draws: 0,
-            names: shards.iter().map(|shard| Arc::clone(shard.name())).collect(),
             shards,
+            buffer: Buffer::default(),
+            later: VecDeque::new(),
+            names: Arc::default(),
+            fingerprint: String::new(),
+            is_own_order: rules.follows,
             rules,
             shared,
             order,
@@ -86,114 +132,173 @@ impl Pass {
             lanes: Vec::new(),
             turn: 0,
             upcoming: None,
-            waiting: Vec::new(),
-        }
+        };
+        pass.take_names();
+        pass
+    }
+
+    fn take_names(&mut self) {
+        self.names = self.shards.iter().map(|shard| Arc::clone(shard.name())).collect();
+        self.fingerprint = fingerprint(self.names.iter().map(|name| &**name));
     }
 
     /// The beginning of a pass.
     pub(super) fn begin(number: u64, shards: Vec<ShardUrl>, rules: Rules, shared: Arc<Shared>) -> Result<Self> {
-        let mut pass = Self::new(number, shards, rules, shared);
+        if rules.follows {
+            let mut pass = Self::new(number, Vec::new(), Arc::default(), rules, Arc::clone(&shared));
+            pass.grow(shards, shared)?;
+            return Ok(pass);
+        }
+        let order = rules.order(number, shards.len()).into();
+        let mut pass = Self::new(number, shards, order, rules, shared);
         pass.open_first_lanes()?;
         Ok(pass)
     }
 
-    /// The pass at a checkpoint. `shards` are those of the checkpoint.
-    pub(super) async fn resume(
-        at: &Checkpoint,
-        shards: Vec<ShardUrl>,
-        rules: Rules,
-        shared: Arc<Shared>,
-    ) -> Result<Self> {
-        let mut pass = Self::new(at.pass, shards, rules, shared);
+    /// The pass at a point. `shards` are those of the point.
+    pub(super) async fn resume(at: &Point, shards: Vec<ShardUrl>, rules: Rules, shared: Arc<Shared>) -> Result<Self> {
+        let order = match &at.order {
+            Some(order) => Arc::clone(order),
+            None => rules.order(at.pass, shards.len()).into(),
+        };
+        at.check(&order)?;
+        let mut pass = Self::new(at.pass, shards, order, rules, shared);
+        pass.is_own_order = at.order.is_some();
         pass.draws = at.draws;
         pass.taken = at.taken;
         pass.turn = at.turn;
-        for (number, &next) in at.lanes.iter().enumerate() {
-            let mut lane = pass.open(next)?;
-            lane.account = match at.accounts.get(number) {
-                Some(account) => account.clone(),
-                None => Account { from_byte: next.offset, ..Account::default() },
-            };
-            pass.lanes.push(lane);
+        pass.later = at.later.clone();
+        for (spot, account) in at.lanes.iter().zip(&at.accounts) {
+            let rest = pass.order[spot.number as usize].after(spot.offset, spot.ordinal);
+            let lane = pass.open(spot.number, rest)?;
+            pass.lanes.push(Lane { account: account.clone(), ..lane });
         }
-        pass.open_upcoming()?;
-        pass.waiting = pass.read_again(&at.waiting).await?;
+        pass.buffer = pass.read_again(&at.waiting).await?;
+        pass.open_first_lanes()?;
+        if pass.upcoming.is_none() {
+            pass.open_upcoming()?;
+        }
         Ok(pass)
     }
 
     /// The state of the pass between two samples.
-    pub(super) fn checkpoint(&self) -> Checkpoint {
-        Checkpoint {
-            seed: self.rules.seed,
+    pub(super) fn point(&self) -> Point {
+        Point {
             pass: self.number,
-            fingerprint: fingerprint(self.names.iter().map(|name| &**name)),
+            fingerprint: self.fingerprint.clone(),
             shards: Arc::clone(&self.names),
+            order: self.is_own_order.then(|| Arc::clone(&self.order)),
             taken: self.taken,
-            lanes: self.lanes.iter().map(|lane| lane.next).collect(),
-            turn: self.turn,
-            waiting: self.waiting.iter().map(|waiter| waiter.place).collect(),
-            draws: self.draws,
+            lanes: self.lanes.iter().map(Lane::spot).collect(),
             accounts: self.lanes.iter().map(|lane| lane.account.clone()).collect(),
+            turn: self.turn,
+            waiting: self.buffer.places(),
+            draws: self.draws,
+            later: self.later.clone(),
         }
+    }
+
+    /// Portions of the pass that have not been read to their end.
+    pub(super) fn rest(&self) -> Vec<Portion> {
+        let open = self.lanes.iter().map(|lane| lane.rest);
+        open.chain(self.order[self.taken..].iter().copied()).collect()
+    }
+
+    /// Whether a lane is free for which there is no shard.
+    pub(super) fn is_short_of_shards(&self) -> bool {
+        self.taken == self.order.len() && self.lanes.len() < self.rules.lanes
+    }
+
+    /// Adds shards that appeared in a list that is followed.
+    pub(super) fn grow(&mut self, new: Vec<ShardUrl>, shared: Arc<Shared>) -> Result<()> {
+        let before = self.shards.len();
+        let mut order = self.order.to_vec();
+        for position in permutation(self.rules.seed, before as u64, new.len()) {
+            order.push(self.rules.appeared(before + position, new[position].name()));
+        }
+        self.order = order.into();
+        self.shards.extend(new);
+        self.take_names();
+        self.shared = shared;
+        self.open_first_lanes()
     }
 
     /// The next sample of the pass; none at its end.
-    pub(super) async fn leave(&mut self) -> Result<Option<Waiter>> {
-        for _ in 0..entering(self.waiting.len(), self.rules.shuffle) {
+    pub(super) async fn leave(&mut self, log: &mut Log) -> Result<Option<Waiter>> {
+        match self.rules.by_arrival {
+            false => self.fill_in_turn().await?,
+            true if log.is_going_over() => self.fill_as_before(log).await?,
+            true => self.fill_by_arrival(log).await?,
+        }
+        let leaver = self.buffer.leave(self.rules.seed, self.number, self.draws);
+        self.draws += u64::from(leaver.is_some());
+        Ok(leaver)
+    }
+
+    async fn fill_in_turn(&mut self) -> Result<()> {
+        for _ in 0..self.buffer.entering(self.rules.shuffle) {
+            if !self.buffer.has_room(self.rules.shuffle_bytes) {
+                break;
+            }
             match self.enter().await? {
-                Some(waiter) => self.waiting.push(waiter),
+                Some(waiter) => self.buffer.push(waiter),
                 None => break,
             }
         }
-        if self.waiting.is_empty() {
-            return Ok(None);
-        }
-        let chosen = leaver(self.rules.seed, self.number, self.draws, self.waiting.len());
-        self.draws += 1;
-        Ok(Some(self.waiting.swap_remove(chosen)))
+        Ok(())
     }
 
-    /// The next sample of the lanes, in turn; none when all shards have ended.
+    /// The next sample of the lanes, in turn; none when all portions have ended.
     async fn enter(&mut self) -> Result<Option<Waiter>> {
         while let Some(lane) = self.lanes.get_mut(self.turn) {
-            let shard = lane.next.shard;
-            if let Some(trouble) = lane.account.quarantine(self.rules.max_shard_loss) {
-                self.end_lane(shard, Ending::failed(trouble))?;
-                continue;
-            }
-            match lane.reader.step().await? {
-                Step::Sample(sample) => {
-                    lane.next.offset = sample.end;
-                    lane.account.samples += 1;
-                    self.turn = (self.turn + 1) % self.lanes.len();
-                    self.rules.ledger.seen(1);
-                    for &notice in &sample.notices {
-                        self.rules.ledger.notice(notice, 1);
-                    }
-                    self.rules.ledger.check()?;
-                    let place = Place { shard, offset: sample.offset };
-                    return Ok(Some(Waiter { place, sample: Some(sample) }));
-                }
-                Step::Lost(lost) => {
-                    lane.account.lose(&lost);
-                    self.rules.ledger.seen(u64::from(lost.key.is_some()));
-                    self.lose(shard, lost);
-                    self.rules.ledger.check()?;
-                }
-                Step::End(ending) => self.end_lane(shard, ending)?,
+            let (step, ordinal) = lane.reader.step().await?;
+            if let Some(waiter) = self.take_step(self.turn, step, ordinal)? {
+                return Ok(Some(waiter));
             }
         }
         Ok(None)
     }
 
-    /// Accounts for the shard of the current lane and gives the lane another.
-    fn end_lane(&mut self, shard: usize, ending: Ending) -> Result<()> {
-        let lane = &mut self.lanes[self.turn];
+    /// Accounts for a step of a lane; gives the sample, where it is one.
+    fn take_step(&mut self, index: usize, step: Step, ordinal: u64) -> Result<Option<Waiter>> {
+        let lane = &mut self.lanes[index];
+        let shard = lane.rest.shard;
+        match step {
+            Step::Sample(sample) => {
+                lane.rest = lane.rest.after(sample.end, ordinal + 1);
+                lane.account.samples += 1;
+                self.turn = (index + 1) % self.lanes.len();
+                self.rules.ledger.seen(1);
+                for &notice in &sample.notices {
+                    self.rules.ledger.notice(notice, 1);
+                }
+                self.rules.ledger.check()?;
+                let place = Place { shard, offset: sample.offset };
+                return Ok(Some(Waiter { place, sample: Some(sample) }));
+            }
+            Step::Lost(lost) => {
+                lane.account.lose(&lost);
+                let quarantine = lane.account.quarantine(self.rules.max_shard_loss);
+                self.rules.ledger.seen(u64::from(lost.key.is_some()));
+                self.lose(shard, lost);
+                self.rules.ledger.check()?;
+                if let Some(trouble) = quarantine {
+                    self.end_lane(index, shard, Ending::failed(trouble))?;
+                }
+            }
+            Step::End(ending) => self.end_lane(index, shard, ending)?,
+        }
+        Ok(None)
+    }
+
+    /// Accounts for the shard of a lane and gives the lane another.
+    fn end_lane(&mut self, index: usize, shard: usize, ending: Ending) -> Result<()> {
+        let lane = &mut self.lanes[index];
         let reading = lane.reader.reading();
         let (offset, bytes) = match ending.verdict {
             Verdict::Complete => (0, reading.position()),
             Verdict::TruncatedAt(offset) => (offset, offset),
-            Verdict::Failed(Reason::Quarantined) => (lane.next.offset, lane.next.offset),
+            Verdict::Failed(Reason::Quarantined) => (lane.rest.offset, lane.rest.offset),
             Verdict::Failed(_) => (0, 0),
         };
         let lost = ending.trouble.clone().map(|trouble| Lost { key: None, offset, trouble });
@@ -201,8 +306,8 @@ impl Pass {
             lane.account.lose(lost);
         }
         let Account { from_byte, samples, losses, .. } = std::mem::take(&mut lane.account);
-        let name = &self.names[shard];
-        let end = ShardEnd { from_byte, samples, losses, ..ShardEnd::new(self.number, name, &ending, bytes) };
+        let (name, parts) = (&self.names[shard], lane.rest.every);
+        let end = ShardEnd { from_byte, parts, samples, losses, ..ShardEnd::new(self.number, name, &ending, bytes) };
         if let Some(index) = self.rules.ledger.index() {
             index.ended(name, &end, reading.stamp());
         }
@@ -211,21 +316,28 @@ impl Pass {
             self.lose(shard, lost);
         }
         self.rules.ledger.check()?;
-        match self.take_shard()? {
-            Some(lane) => self.lanes[self.turn] = lane,
-            None => {
-                self.lanes.remove(self.turn);
-                if self.turn == self.lanes.len() {
-                    self.turn = 0;
-                }
-            }
+        // in the order of arrival it depends on the others whether there is room for another
+        let next = if self.rules.by_arrival { None } else { self.take_portion()? };
+        match next {
+            Some(lane) => self.lanes[index] = lane,
+            None => self.remove_lane(index),
         }
         Ok(())
     }
 
+    fn remove_lane(&mut self, index: usize) {
+        self.lanes.remove(index);
+        if index < self.turn {
+            self.turn -= 1;
+        }
+        if self.turn == self.lanes.len() {
+            self.turn = 0;
+        }
+    }
+
     fn open_first_lanes(&mut self) -> Result<()> {
         while self.lanes.len() < self.rules.lanes {
-            match self.take_shard()? {
+            match self.take_portion()? {
                 Some(lane) => self.lanes.push(lane),
                 None => break,
             }
@@ -233,8 +345,8 @@ impl Pass {
         Ok(())
     }
 
-    /// The next shard of the permutation, with the one after it on its way.
-    fn take_shard(&mut self) -> Result<Option<Lane>> {
+    /// The next portion of the order, with the one after it on its way.
+    fn take_portion(&mut self) -> Result<Option<Lane>> {
         if self.upcoming.is_none() {
             self.open_upcoming()?;
         }
@@ -248,54 +360,14 @@ impl Pass {
 
     fn open_upcoming(&mut self) -> Result<()> {
         self.upcoming = match self.order.get(self.taken) {
-            Some(&shard) => Some(self.open(Place { shard, offset: 0 })?),
+            Some(&portion) => Some(self.open(self.taken as u32, portion)?),
             None => None,
         };
         Ok(())
     }
 
-    fn open(&self, next: Place) -> Result<Lane> {
-        let reader = Reader::open(&self.shards[next.shard], next.offset, &self.shared)?;
-        Ok(Lane { next, reader, account: Account::default() })
-    }
-
-    /// Fills the shuffle buffer as it was. A sample that is no longer there leaves a gap, so that the draws stay the same.
-    async fn read_again(&self, places: &[Place]) -> Result<Vec<Waiter>> {
-        let mut offsets: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for place in places {
-            offsets.entry(place.shard).or_default().push(place.offset);
-        }
-        let jobs = offsets.into_iter().map(|(shard, mut offsets)| {
-            offsets.sort_unstable();
-            let found = fetch(self.shards[shard].clone(), offsets, Arc::clone(&self.shared));
-            async move { found.await.map(|found| (shard, found)) }
-        });
-        let mut jobs = futures_util::stream::iter(jobs).buffer_unordered(self.rules.lanes);
-        let mut found = HashMap::new();
-        while let Some(job) = jobs.next().await {
-            let (shard, samples) = job?;
-            for (offset, sample) in samples {
-                found.insert(Place { shard, offset }, sample);
-            }
-        }
-        let mut waiting = Vec::with_capacity(places.len());
-        for &place in places {
-            let sample = match found.remove(&place) {
-                Some(Ok(sample)) => Some(sample),
-                Some(Err(trouble)) if trouble.reason.may_pass() => {
-                    let shard = &self.names[place.shard];
-                    return Err(Error::data(format!("cannot go on where the run was: {shard}: {trouble}"))
-                        .with_hint("start again when the shard can be read: nothing is lost"));
-                }
-                Some(Err(trouble)) => {
-                    self.lose(place.shard, Lost { key: None, offset: place.offset, trouble });
-                    None
-                }
-                None => None,
-            };
-            waiting.push(Waiter { place, sample });
-        }
-        Ok(waiting)
+    fn open(&self, number: u32, rest: Portion) -> Result<Lane> {
+        Lane::open(number, rest, &self.shards[rest.shard], &self.shared)
     }
 
     fn lose(&self, shard: usize, lost: Lost) {

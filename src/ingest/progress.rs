@@ -1,6 +1,7 @@
 //! What the stream is doing, for whoever watches a run: counters, open shards, and what it waits for.
 
 use crate::shards::{Activity, Reading};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 pub struct Progress {
     samples: AtomicU64,
     pass: AtomicU64,
+    shuffle_samples: AtomicU64,
+    shuffle_bytes: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -18,6 +21,7 @@ struct State {
     open: Vec<Weak<Reading>>,
     bytes_of_closed: u64,
     waiting: Option<(Arc<Reading>, Instant)>,
+    waiting_for_shards: Option<Instant>,
 }
 
 /// What the stream waits for.
@@ -53,6 +57,30 @@ impl Progress {
         self.state().open.iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// How many of the shards being read are at what.
+    pub fn lanes(&self) -> BTreeMap<Activity, usize> {
+        let mut lanes = BTreeMap::new();
+        for reading in self.open() {
+            *lanes.entry(reading.activity()).or_default() += 1;
+        }
+        lanes
+    }
+
+    /// Samples in the shuffle buffer.
+    pub fn shuffle_samples(&self) -> u64 {
+        self.shuffle_samples.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the images in the shuffle buffer.
+    pub fn shuffle_bytes(&self) -> u64 {
+        self.shuffle_bytes.load(Ordering::Relaxed)
+    }
+
+    /// For how long a stream that follows its list has had nothing left to read.
+    pub fn waiting_for_shards(&self) -> Option<Duration> {
+        self.state().waiting_for_shards.map(|since| since.elapsed())
+    }
+
     /// What the stream waits for; none while its consumer is the slower one.
     pub fn waiting(&self) -> Option<Waiting> {
         let state = self.state();
@@ -74,6 +102,20 @@ impl Progress {
     pub(super) fn wait_for(&self, reading: &Arc<Reading>) -> WaitGuard<'_> {
         self.state().waiting = Some((Arc::clone(reading), Instant::now()));
         WaitGuard(self)
+    }
+
+    /// Says whether the stream waits for its list to grow.
+    pub(super) fn waits_for_shards(&self, waits: bool) {
+        let mut state = self.state();
+        match waits {
+            true => _ = state.waiting_for_shards.get_or_insert_with(Instant::now),
+            false => state.waiting_for_shards = None,
+        }
+    }
+
+    pub(super) fn holds(&self, samples: usize, bytes: usize) {
+        self.shuffle_samples.store(samples as u64, Ordering::Relaxed);
+        self.shuffle_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
     pub(super) fn gave_sample(&self, pass: u64) {

@@ -3,13 +3,18 @@
 //! Every draw is a hash of (seed, purpose, pass, counter), so that an order depends on nothing that came before it, can be
 //! taken up anywhere, and is the same on every machine. No random state lives across samples.
 
-/// A number in `0..bound`, for one purpose, pass and counter.
-fn draw(seed: u64, purpose: &[u8; 8], pass: u64, counter: u64, bound: usize) -> usize {
+/// 64 random bits, for one purpose, pass and counter.
+pub(super) fn chance(seed: u64, purpose: &[u8; 8], pass: u64, counter: u64) -> u64 {
     let mut key = [0; 24];
     key[..8].copy_from_slice(purpose);
     key[8..16].copy_from_slice(&pass.to_le_bytes());
     key[16..].copy_from_slice(&counter.to_le_bytes());
-    let chance = xxhash_rust::xxh3::xxh3_64_with_seed(&key, seed);
+    xxhash_rust::xxh3::xxh3_64_with_seed(&key, seed)
+}
+
+/// A number in `0..bound`, for one purpose, pass and counter.
+fn draw(seed: u64, purpose: &[u8; 8], pass: u64, counter: u64, bound: usize) -> usize {
+    let chance = chance(seed, purpose, pass, counter);
     // the high half of the product: even over the range but for a part in 2^64 / bound
     ((u128::from(chance) * bound as u128) >> 64) as usize
 }

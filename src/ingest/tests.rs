@@ -1,8 +1,13 @@
 //! The stream against its promises: every sample once a pass, in an order of the seed's, and on from any cursor.
 
-use super::stream::{Feed, run};
+mod arrival;
+mod follow;
+mod mix;
+mod ranks;
+
+use super::stream::stream_with;
 use super::*;
-use crate::config::StreamPlan;
+use crate::config::{Order, StreamPlan};
 use crate::error::Result;
 use crate::shards::testing::{fetch, gzip, ledger, list_of, plan, samples, zstd};
 use crate::shards::{Ledger, Reason, ShardList};
@@ -11,17 +16,20 @@ use proptest::prelude::*;
 use std::path::Path;
 use std::pin::pin;
 
-/// A stream that takes a checkpoint every so many samples.
-fn feed(list: &ShardList, plan: &StreamPlan, ledger: &Arc<Ledger>, checkpoint_every: u64) -> Feed {
-    Feed {
-        rules: super::pass::Rules::new(plan, Passes::Endless, Arc::clone(ledger)),
-        list: list.clone(),
-        plan: plan.clone(),
-        fetch: fetch(),
-        passes: Passes::Endless,
-        progress: Arc::default(),
-        checkpoint_every,
-    }
+/// An endless stream of a list.
+fn opening(list: &ShardList, plan: &StreamPlan, ledger: &Arc<Ledger>, start: Cursor) -> Opening {
+    Opening { start, ..Opening::new(list.clone(), plan, &fetch(), Passes::Endless, Arc::clone(ledger)) }
+}
+
+/// The same, that takes a checkpoint every so many samples.
+fn run(
+    list: &ShardList,
+    plan: &StreamPlan,
+    ledger: &Arc<Ledger>,
+    every: u64,
+    start: Cursor,
+) -> impl Stream<Item = Result<RawSample>> + Send + use<> {
+    stream_with(opening(list, plan, ledger, start), every)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -50,32 +58,54 @@ fn mixed(folder: &Path, sizes: &[usize]) -> ShardList {
     list_of(folder, &shards.collect::<Vec<_>>())
 }
 
+/// The keys of shards as [`mixed`] makes them, sorted.
+fn keys_of(sizes: &[usize]) -> Vec<String> {
+    let keys = sizes.iter().enumerate().flat_map(|(i, &size)| (0..size).map(move |k| format!("s{i}/{k}")));
+    let mut keys: Vec<String> = keys.collect();
+    keys.sort();
+    keys
+}
+
+fn sorted_keys<'a>(samples: impl IntoIterator<Item = &'a RawSample>) -> Vec<String> {
+    let mut keys: Vec<String> = samples.into_iter().map(|sample| sample.meta.key.clone()).collect();
+    keys.sort();
+    keys
+}
+
+/// A stream's samples up to the end of a pass.
+async fn take_passes(stream: impl Stream<Item = Result<RawSample>>, last: u64) -> Vec<RawSample> {
+    let samples = stream.map(Result::unwrap).take_while(|sample| std::future::ready(sample.meta.pass <= last));
+    pin!(samples).collect().await
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn every_sample_comes_once_a_pass(
         sizes in prop::collection::vec(1_usize..30, 1..9),
         lanes in 1_usize..6,
         shuffle in 0_usize..40,
+        by_arrival: bool,
+        world in prop_oneof![Just(1_u32), 2_u32..5],
         seed: u64,
     ) {
         let folder = tempfile::tempdir().unwrap();
         let list = mixed(folder.path(), &sizes);
-        let plan = StreamPlan { seed, lanes, shuffle, ..plan() };
-        let total = sizes.iter().sum::<usize>();
+        let order = if by_arrival { Order::Arrival } else { Order::Exact };
+        let plan = StreamPlan { seed, lanes, shuffle, order, ..plan() };
         let ledger = ledger();
-        let got = block_on(take(run(feed(&list, &plan, &ledger, 1_000), Cursor::default()), 2 * total));
-        let mut expected: Vec<String> = sizes.iter().enumerate().flat_map(|(i, &size)| (0..size).map(move |k| format!("s{i}/{k}"))).collect();
-        expected.sort();
-        for (pass, chunk) in got.chunks(total).enumerate() {
-            let mut keys: Vec<String> = chunk.iter().map(|sample| sample.meta.key.clone()).collect();
-            keys.sort();
-            prop_assert_eq!(&keys, &expected);
-            prop_assert!(chunk.iter().all(|sample| sample.meta.pass == pass as u64));
-            let mut classes = chunk.iter().map(|sample| (&sample.meta.key, format!("/{}", sample.meta.class.unwrap())));
-            prop_assert!(classes.all(|(key, class)| key.ends_with(&class)));
+        let mut got = Vec::new();
+        for rank in 0..world {
+            let share = Share::new(rank, world).unwrap();
+            let stream = stream(Opening { share, ..opening(&list, &plan, &ledger, Cursor::default()) });
+            got.extend(block_on(take_passes(stream, 1)));
         }
+        for pass in 0..2 {
+            prop_assert_eq!(sorted_keys(got.iter().filter(|sample| sample.meta.pass == pass)), keys_of(&sizes));
+        }
+        let mut classes = got.iter().map(|sample| (&sample.meta.key, format!("/{}", sample.meta.class.unwrap())));
+        prop_assert!(classes.all(|(key, class)| key.ends_with(&class)));
         prop_assert!(ledger.losses().is_empty());
     }
 }
@@ -86,7 +116,7 @@ fn it_goes_on_from_every_cursor() {
     let list = mixed(folder.path(), &[7, 3, 12, 1, 9]);
     for (lanes, shuffle, every) in [(3, 10, 4), (2, 0, 1), (4, 64, 7), (1, 5, 1_000)] {
         let plan = StreamPlan { lanes, shuffle, ..plan() };
-        let start = |cursor| run(feed(&list, &plan, &ledger(), every), cursor);
+        let start = |cursor| run(&list, &plan, &ledger(), every, cursor);
         // two passes and a piece of the third
         let undisturbed = block_on(take(start(Cursor::default()), 75));
         block_on(async {
@@ -109,13 +139,49 @@ fn it_goes_on_from_every_cursor() {
 }
 
 #[test]
+fn the_shuffle_buffer_is_bounded_by_bytes_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = |i: usize| crate::shards::testing::image(&"x".repeat(60_000 + 1_000 * i));
+    let shards: Vec<_> = (0..3)
+        .map(|shard| {
+            let names: Vec<String> = (0..20).map(|i| format!("s{shard}/{i}.jpg")).collect();
+            let members: Vec<(&str, Vec<u8>)> = names.iter().enumerate().map(|(i, name)| (&**name, image(i))).collect();
+            (format!("{shard}.tar"), crate::shards::testing::tar_of(&members))
+        })
+        .collect();
+    let list = list_of(folder.path(), &shards);
+    let plan = StreamPlan { lanes: 2, shuffle: 1_000, shuffle_mib: 1, ..plan() };
+    let progress = Arc::new(Progress::default());
+    let opening = Opening { progress: Arc::clone(&progress), ..opening(&list, &plan, &ledger(), Cursor::default()) };
+    let (undisturbed, most) = block_on(async {
+        let mut stream = pin!(stream_with(opening, 7));
+        let (mut samples, mut most) = (Vec::new(), 0);
+        while samples.len() < 120 {
+            samples.push(stream.next().await.unwrap().unwrap());
+            most = most.max(progress.shuffle_bytes());
+            assert!(progress.shuffle_samples() < 20);
+        }
+        (samples, most)
+    });
+    // the bound, and the sample that passed it
+    assert!((900_000..(1 << 20) + 80_004).contains(&most), "{most}");
+    assert_eq!(sorted_keys(&undisturbed[..60]), keys_of(&[20, 20, 20]));
+    for at in [0, 8, 33, 59, 70] {
+        let rest = block_on(take(run(&list, &plan, &ledger(), 7, undisturbed[at].cursor.clone()), 40));
+        for (resumed, expected) in rest.iter().zip(&undisturbed[at + 1..]) {
+            assert_eq!(identity(resumed), identity(expected));
+        }
+    }
+}
+
+#[test]
 fn the_order_knows_the_seed_and_nothing_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let list = mixed(folder.path(), &[20, 20, 20, 20, 20, 20]);
     let keys = |seed, buffer_mib, workers| {
         let plan = StreamPlan { seed, buffer_mib, lanes: 4, shuffle: 16, ..plan() };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
-        let got = runtime.block_on(take(run(feed(&list, &plan, &ledger(), 1_000), Cursor::default()), 240));
+        let got = runtime.block_on(take(run(&list, &plan, &ledger(), 1_000, Cursor::default()), 240));
         got.into_iter().map(|sample| sample.meta.key).collect::<Vec<_>>()
     };
     let one = keys(1, 256, 1);
@@ -139,11 +205,11 @@ fn losses_are_recorded_once_though_read_again() {
     let plan = StreamPlan { lanes: 2, shuffle: 4, max_loss_rate: 1.0, ..plan() };
     let open = || Arc::new(Ledger::open(&path, &plan).unwrap());
     let ledger = open();
-    let undisturbed = block_on(take(run(feed(&list, &plan, &ledger, 3), Cursor::default()), 60));
+    let undisturbed = block_on(take(run(&list, &plan, &ledger, 3, Cursor::default()), 60));
     let losses = ledger.losses();
     assert_eq!(losses.keys().copied().collect::<Vec<_>>(), [Reason::NotAnArchive, Reason::TruncatedShard]);
     for sample in &undisturbed[..20] {
-        let rest = block_on(take(run(feed(&list, &plan, &open(), 3), sample.cursor.clone()), 5));
+        let rest = block_on(take(run(&list, &plan, &open(), 3, sample.cursor.clone()), 5));
         assert_eq!(rest.len(), 5);
     }
     assert_eq!(open().losses(), losses);
@@ -156,7 +222,7 @@ fn a_list_may_grow_but_not_shrink() {
     let plan = StreamPlan { lanes: 2, shuffle: 4, ..plan() };
     let ledger = ledger();
     let (first, grown) = block_on(async {
-        let mut stream = pin!(run(feed(&list, &plan, &ledger, 2), Cursor::default()));
+        let mut stream = pin!(run(&list, &plan, &ledger, 2, Cursor::default()));
         let mut first = Vec::new();
         while first.len() < 8 {
             first.push(stream.next().await.unwrap().unwrap());
@@ -169,11 +235,11 @@ fn a_list_may_grow_but_not_shrink() {
     assert_eq!((of_new(&grown[..7]), of_new(&grown[7..])), (0, 5), "new shards come with the next pass");
 
     let cursor = first[7].cursor.clone();
-    let resumed = block_on(take(run(feed(&list.reload().unwrap(), &plan, &ledger, 2), cursor.clone()), 27));
+    let resumed = block_on(take(run(&list.reload().unwrap(), &plan, &ledger, 2, cursor.clone()), 27));
     assert_eq!(resumed.iter().map(identity).collect::<Vec<_>>(), grown.iter().map(identity).collect::<Vec<_>>());
 
     let refused = |list: &ShardList, plan: &StreamPlan| {
-        let stream = run(feed(list, plan, &ledger, 2), cursor.clone());
+        let stream = run(list, plan, &ledger, 2, cursor.clone());
         block_on(async { pin!(stream).next().await.unwrap().unwrap_err().to_string() })
     };
     assert!(refused(&list, &StreamPlan { seed: 32, ..plan.clone() }).contains("stream.seed is 32"));
@@ -187,8 +253,9 @@ fn a_shard_that_changed_costs_its_own_samples_alone() {
     let folder = tempfile::tempdir().unwrap();
     let list = mixed(folder.path(), &[12, 12, 12, 12]);
     let plan = StreamPlan { lanes: 4, shuffle: 24, ..plan() };
-    let undisturbed = block_on(take(run(feed(&list, &plan, &ledger(), 5), Cursor::default()), 48));
+    let undisturbed = block_on(take(run(&list, &plan, &ledger(), 5, Cursor::default()), 48));
     let cursor = undisturbed[19].cursor.clone();
+    let at_the_end = block_on(take(run(&list, &plan, &ledger(), 1_000, Cursor::default()), 46)).pop().unwrap().cursor;
     std::fs::write(folder.path().join("000.tar"), samples("changed", 0)).unwrap();
     let mut expected: Vec<&str> = undisturbed[20..].iter().map(|sample| sample.meta.key.as_str()).collect();
     expected.retain(|key| !key.starts_with("s0/"));
@@ -196,12 +263,16 @@ fn a_shard_that_changed_costs_its_own_samples_alone() {
     assert!((10..28).contains(&expected.len()));
 
     let ledger = ledger();
-    let rest = block_on(take(run(feed(&list, &plan, &ledger, 5), cursor), 30));
+    let rest = block_on(take(run(&list, &plan, &ledger, 5, cursor), 30));
     let mut got: Vec<&str> =
         rest.iter().filter(|sample| sample.meta.pass == 0).map(|sample| sample.meta.key.as_str()).collect();
     got.sort_unstable();
     assert_eq!(got, expected);
     assert!(ledger.losses()[&Reason::ShardChanged] > 1, "{:?}", ledger.losses());
+
+    // there are fewer samples left in the pass than the cursor has seen
+    let next = block_on(take(run(&list, &plan, &ledger, 1_000, at_the_end), 5));
+    assert!(next.iter().all(|sample| sample.meta.pass == 1));
 }
 
 #[test]
@@ -210,7 +281,7 @@ fn nothing_at_all_is_an_error() {
     let shards: Vec<_> = (0..5).map(|i| (format!("{i}.tar"), b"<html>".repeat(200))).collect();
     let list = list_of(folder.path(), &shards);
     for passes in [Passes::Endless, Passes::Once] {
-        let stream = stream(list.clone(), &plan(), &fetch(), passes, Cursor::default(), ledger(), Arc::default());
+        let stream = stream(Opening::new(list.clone(), &plan(), &fetch(), passes, ledger()));
         let error = block_on(async { pin!(stream).next().await.unwrap().unwrap_err() });
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("no sample in any of the 5 shards"), "{error}");
@@ -226,7 +297,8 @@ fn dropping_the_stream_ends_its_threads() {
     let plan = StreamPlan { lanes: 4, shuffle: 16, buffer_mib: 0, ..plan() };
     let progress = Arc::new(Progress::default());
     let open = block_on(async {
-        let stream = stream(list, &plan, &fetch(), Passes::Endless, Cursor::default(), ledger(), Arc::clone(&progress));
+        let opening = opening(&list, &plan, &ledger(), Cursor::default());
+        let stream = stream(Opening { progress: Arc::clone(&progress), ..opening });
         let mut stream = Box::pin(stream);
         for _ in 0..20 {
             stream.next().await.unwrap().unwrap();
@@ -249,7 +321,7 @@ fn dropping_the_stream_ends_its_threads() {
 fn once_is_in_the_order_of_the_list() {
     let folder = tempfile::tempdir().unwrap();
     let list = mixed(folder.path(), &[3, 2, 4]);
-    let stream = stream(list, &plan(), &fetch(), Passes::Once, Cursor::default(), ledger(), Arc::default());
+    let stream = stream(Opening::new(list, &plan(), &fetch(), Passes::Once, ledger()));
     let keys: Vec<String> = block_on(take(stream, 100)).into_iter().map(|sample| sample.meta.key).collect();
     assert_eq!(keys, ["s0/0", "s0/1", "s0/2", "s1/0", "s1/1", "s2/0", "s2/1", "s2/2", "s2/3"]);
 }
@@ -258,15 +330,19 @@ fn once_is_in_the_order_of_the_list() {
 fn a_damaged_cursor_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let list = mixed(folder.path(), &[3, 2, 4]);
-    let sample = block_on(take(run(feed(&list, &plan(), &ledger(), 1), Cursor::default()), 5)).pop().unwrap();
+    let sample = block_on(take(run(&list, &plan(), &ledger(), 1, Cursor::default()), 5)).pop().unwrap();
     let good = serde_json::to_value(&sample.cursor).unwrap();
-    for (field, value) in
-        [("taken", 9.into()), ("turn", 40.into()), ("fingerprint", "0".into()), ("lanes", serde_json::json!([[7, 0]]))]
-    {
+    for (field, value) in [
+        ("taken", 9.into()),
+        ("turn", 40.into()),
+        ("fingerprint", "0".into()),
+        ("lanes", serde_json::json!([[7, 0, 0]])),
+        ("waiting", serde_json::json!([[7, 0]])),
+    ] {
         let mut bad = good.clone();
-        bad["checkpoint"][field] = value;
+        bad["checkpoint"]["lists"][0][field] = value;
         let cursor: Cursor = serde_json::from_value(bad).unwrap();
-        let stream = run(feed(&list, &plan(), &ledger(), 1), cursor);
+        let stream = run(&list, &plan(), &ledger(), 1, cursor);
         let error = block_on(async { pin!(stream).next().await.unwrap().unwrap_err() });
         assert!(error.to_string().contains("cursor"), "{field}: {error}");
     }

@@ -9,7 +9,7 @@ use crate::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
 use crate::config::Plan;
 use crate::decode::{Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
-use crate::ingest::{self, Cursor, Passes, Progress, RawSample};
+use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample, Share};
 use crate::shards::index::{Row, RowVerdict};
 use crate::shards::{Ledger, Rejection, ShardList};
 use crate::torch::device::Placement;
@@ -98,8 +98,12 @@ impl Feed {
         })?;
         let from_start = feed.start == Cursor::default();
         let progress = Arc::new(Progress::default());
-        let (for_stream, seen) = (Arc::clone(ledger), Arc::clone(&progress));
-        let stream = ingest::stream(list, &plan.stream, &plan.fetch, feed.passes, feed.start, for_stream, seen);
+        let stream = ingest::stream(Opening {
+            share: Share::whole(),
+            start: feed.start,
+            progress: Arc::clone(&progress),
+            ..Opening::new(list, &plan.stream, &plan.fetch, feed.passes, Arc::clone(ledger))
+        });
         let (give_sample, samples) = mpsc::channel(feed.batch_size.min(64));
         let (give_batch, batches) = sync_channel(WAITING);
         let ingest = runtime.spawn(run_ingest(stream, give_sample));

@@ -4,7 +4,7 @@ use super::start_runtime;
 use crate::config::{Plan, StreamPlan, ViewsPlan};
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
-use crate::ingest::{self, Cursor, Passes, Progress, SampleMeta};
+use crate::ingest::{self, Opening, Passes, SampleMeta};
 use crate::shards::{Ledger, SampleId, ShardList};
 use futures_util::StreamExt;
 use image::RgbImage;
@@ -26,8 +26,7 @@ pub fn thumbnails(
     let stream = StreamPlan { shuffle: 1, max_loss_rate: 1.0, ..plan.stream.clone() };
     let decoder = Decoder::new(&views, &stream);
     let ledger = Arc::new(Ledger::in_memory(&stream));
-    let progress = Arc::new(Progress::default());
-    let samples = ingest::stream(list, &stream, &plan.fetch, Passes::Once, Cursor::default(), ledger, progress);
+    let samples = ingest::stream(Opening::new(list, &stream, &plan.fetch, Passes::Once, ledger));
     start_runtime()?.block_on(async {
         let mut samples = std::pin::pin!(samples);
         let mut found = HashMap::new();

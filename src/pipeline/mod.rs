@@ -143,15 +143,21 @@ fn name_last_snapshot(error: Error, last: Option<PathBuf>) -> Error {
 /// What the stream says of itself while the trainer waits for it.
 fn describer(progress: Arc<Progress>) -> impl Fn() -> String + Send + 'static {
     move || {
-        let open = progress.open().len();
+        if let Some(time) = progress.waiting_for_shards() {
+            return format!("waiting for new shards for {:.0} s", time.as_secs_f64());
+        }
+        let lanes: Vec<String> =
+            progress.lanes().iter().map(|(activity, count)| format!("{count} {}", activity.name())).collect();
+        let (samples, mib) = (progress.shuffle_samples(), progress.shuffle_bytes() >> 20);
+        let rest = format!("shards: {}; {samples} samples ({mib} MiB) in the shuffle buffer", lanes.join(", "));
         match progress.waiting() {
             Some(waiting) => format!(
-                "{} is {} for {:.0} s, {open} shards open",
+                "{} is {} for {:.0} s; {rest}",
                 waiting.shard,
                 waiting.activity.name(),
                 waiting.time.as_secs_f64()
             ),
-            None => format!("samples wait for the decoders, {open} shards open"),
+            None => format!("samples wait for the decoders; {rest}"),
         }
     }
 }
@@ -322,7 +328,9 @@ impl Run<'_> {
             self.show_encoding(taken);
             let passes = batch.samples.iter().map(|sample| sample.pass);
             let first = *first_pass.get_or_insert(passes.clone().min().unwrap_or(0));
-            if passes.max() > Some(first + 1) {
+            // lists that are mixed have passes of their own, which say nothing of the whole
+            let is_one_list = self.plan.stream.weights.is_empty();
+            if is_one_list && passes.max() > Some(first + 1) {
                 break; // the pass after the first is in, all of it
             }
         }

@@ -81,6 +81,14 @@ impl ShardList {
         Self::parse_with(&self.specs.0, &self.fetch)
     }
 
+    /// A list for each of the specs, read again. Blocks as [`ShardList::parse_with`].
+    ///
+    /// # Errors
+    /// As [`ShardList::parse_with`].
+    pub fn by_spec(&self) -> Result<Vec<Self>> {
+        self.specs.0.iter().map(|spec| Self::parse_with(std::slice::from_ref(spec), &self.fetch)).collect()
+    }
+
     /// Changes when a shard comes, goes or moves.
     pub fn fingerprint(&self) -> String {
         fingerprint(self.shards.iter().map(|shard| &**shard.name()))

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
 /// What a reader is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Activity {
     /// Opening the file, or waiting for the server's answer.

@@ -38,7 +38,8 @@ impl Trainer {
 
     /// Whether the bank holds what the first clustering needs: it is full, or the whole list has gone by.
     fn bank_is_ready(&self) -> bool {
-        self.bank.len() >= self.plan.bank.capacity || self.progress.pass > 0
+        let is_one_list = self.plan.stream.weights.is_empty();
+        self.bank.len() >= self.plan.bank.capacity || (is_one_list && self.progress.pass > 0)
     }
 
     /// Empties the bank, for other samples or the whole list to be encoded by the student.

@@ -74,7 +74,7 @@ impl Collector {
             }
             return;
         }
-        if end.verdict != ShardVerdict::Complete || end.from_byte > 0 {
+        if end.verdict != ShardVerdict::Complete || end.from_byte > 0 || end.parts > 1 {
             state.forget(&key);
             return;
         }

@@ -67,10 +67,12 @@ pub struct ShardEnd {
     pub verdict: ShardVerdict,
     /// Bytes of the uncompressed tar up to where it was read: for a truncated shard the byte of the cut.
     pub bytes: u64,
-    /// The byte from which on `samples` and `losses` count: above 0 only in a run that went on from a cursor of an older
-    /// version, which did not keep the counts.
+    /// The byte from which on `samples` and `losses` count: above 0 only where the rest of a shard was dealt to another rank.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub from_byte: u64,
+    /// Ranks that share the shard, of which this one counts what it was dealt.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub parts: u32,
     /// Samples that the shard gave. Decoding may reject some of them later.
     pub samples: u64,
     /// What was lost while it was read.
@@ -143,7 +145,7 @@ impl ShardEnd {
             Verdict::Failed(_) => ShardVerdict::Failed,
         };
         let (shard, losses) = (shard.to_owned(), BTreeMap::new());
-        Self { pass, shard, verdict, bytes, from_byte: 0, samples: 0, losses }
+        Self { pass, shard, verdict, bytes, from_byte: 0, parts: 1, samples: 0, losses }
     }
 
     /// Whether the shard could be used at all.
@@ -240,6 +242,14 @@ pub fn read(path: &Path) -> Result<Vec<Entry>> {
         Ok(())
     })?;
     Ok(entries)
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -1,0 +1,59 @@
+//! The shuffle buffer after a restart: the samples that waited are read again, each shard once, wherever they lie in it.
+//!
+//! A sample that is gone for good is lost and leaves a gap, so that the draws stay the same. One that cannot be read at the moment
+//! is an error: the run had it, and starting again later brings it back.
+
+use super::super::buffer::{Buffer, Waiter};
+use super::super::cursor::Place;
+use super::super::lane::fetch;
+use super::Pass;
+use crate::error::{Error, Result};
+use crate::shards::Trouble;
+use crate::shards::sample::Lost;
+use futures_util::StreamExt;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+impl Pass {
+    /// Fills the shuffle buffer as it was.
+    pub(super) async fn read_again(&self, places: &[Place]) -> Result<Buffer> {
+        let mut offsets: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for place in places {
+            offsets.entry(place.shard).or_default().push(place.offset);
+        }
+        let jobs = offsets.into_iter().map(|(shard, mut offsets)| {
+            offsets.sort_unstable();
+            let found = fetch(self.shards[shard].clone(), offsets, Arc::clone(&self.shared));
+            async move { found.await.map(|found| (shard, found)) }
+        });
+        let mut jobs = futures_util::stream::iter(jobs).buffer_unordered(self.rules.lanes);
+        let mut found = HashMap::new();
+        while let Some(job) = jobs.next().await {
+            let (shard, samples) = job?;
+            for (offset, sample) in samples {
+                found.insert(Place { shard, offset }, sample);
+            }
+        }
+        let mut waiting = Vec::with_capacity(places.len());
+        for &place in places {
+            let sample = match found.remove(&place) {
+                Some(Ok(sample)) => Some(sample),
+                Some(Err(trouble)) if trouble.reason.may_pass() => return Err(self.cannot_go_on(place.shard, &trouble)),
+                Some(Err(trouble)) => {
+                    self.lose(place.shard, Lost { key: None, offset: place.offset, trouble });
+                    None
+                }
+                None => None,
+            };
+            waiting.push(Waiter { place, sample });
+        }
+        Ok(waiting.into_iter().collect())
+    }
+
+    /// What the run had already cannot be read at the moment.
+    pub(super) fn cannot_go_on(&self, shard: usize, trouble: &Trouble) -> Error {
+        let shard = &self.names[shard];
+        Error::data(format!("cannot go on where the run was: {shard}: {trouble}"))
+            .with_hint("start again when the shard can be read: nothing is lost")
+    }
+}
