@@ -82,7 +82,7 @@ impl State {
         if query.contains_key("list-type") || query.contains_key("comp") {
             return self.list(request.path.trim_end_matches('/'), &query);
         }
-        let Some((object, version)) = self.objects.get(&request.path) else {
+        let Some((object, version)) = self.objects.get(&decoded(&request.path)) else {
             return error(404, "NoSuchKey");
         };
         let tag = format!("\"v{version}\"");
@@ -132,6 +132,16 @@ impl State {
         }
         xml(200, &tag("ListBucketResult", &result))
     }
+}
+
+/// A path without percent signs: Google's protocol encodes all but letters and digits.
+fn decoded(path: &str) -> String {
+    let mut parts = path.split('%');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        let byte = u8::from_str_radix(&part[..2], 16).unwrap();
+        text + &char::from(byte).to_string() + &part[2..]
+    })
 }
 
 fn tag(name: &str, text: &str) -> String {

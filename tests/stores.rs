@@ -240,7 +240,8 @@ async fn a_command_that_fails_is_named_with_its_last_words_and_without_its_secre
     let path = folder.path().join("a.tar");
     std::fs::write(&path, shard("a", 9)).unwrap();
     let half = format!(
-        "pipe:head -c 9000 {}; echo starting >&2; echo 'no access for Quite-Secret: https://h/x?sig=abcdef' >&2; TOKEN=Quite-Secret exit 7",
+        "pipe:TOKEN=Quite-Secret; head -c 9000 {}; echo starting >&2; \
+         echo \"no access for $TOKEN at https://h/x?sig=abcdef\" >&2; exit 7",
         path.display()
     );
     let silent = "pipe:sleep 60".to_owned();
@@ -251,7 +252,7 @@ async fn a_command_that_fails_is_named_with_its_last_words_and_without_its_secre
     let (samples, losses, ledger) = read(list, &fetch).await;
     assert!(!samples.is_empty() && samples.len() < 9);
     assert!(losses[&Reason::CommandFailed] >= 3, "{losses:?}");
-    for said in ["exit status: 7: no access for ***", "no byte for 0.3 s", "not found"] {
+    for said in ["exit status: 7: no access for *** at https://h/x", "no byte for 0.3 s", "not found"] {
         assert!(ledger.contains(said), "{said} in {ledger}");
     }
     assert!(!ledger.contains("Quite-Secret") && !ledger.contains("abcdef"), "{ledger}");
