@@ -94,14 +94,8 @@ fn judged(plan: &FilterPlan, image: Vec<u8>) -> Option<Filtered> {
 
 #[test]
 fn headers_and_colours_decide_before_anything_is_trained_on() {
-    let plan = FilterPlan {
-        min_side: 100,
-        max_aspect: 2.5,
-        min_bytes: 700,
-        uniform: 50.0,
-        uniform_bytes: 20_000,
-        ..FilterPlan::default()
-    };
+    let plan =
+        FilterPlan { min_side: 100, max_aspect: 2.5, uniform: 50.0, uniform_bytes: 20_000, ..FilterPlan::default() };
     let leaf = |width, height| {
         RgbImage::from_fn(width, height, |x, y| Rgb([(x * y % 251) as u8, (x * 3 % 256) as u8, (y * 5 % 256) as u8]))
     };
@@ -117,8 +111,11 @@ fn headers_and_colours_decide_before_anything_is_trained_on() {
         let gray = RgbImage::from_fn(160, 120, |x, y| Rgb([120 + (x * 7 % 5 + y * 11 % 4) as u8; 3]));
         assert_eq!(judged(&plan, encode(gray)), Some(Filtered::Uniform));
     }
-    let tiny = png(RgbImage::new(300, 300));
-    assert!(tiny.len() < 700 && judged(&plan, tiny) == Some(Filtered::TooFewBytes));
+    let small = jpeg(&leaf(120, 100), 90);
+    for (min_bytes, expected) in [(small.len(), None), (small.len() + 1, Some(Filtered::TooFewBytes))] {
+        let plan = FilterPlan { min_bytes, ..FilterPlan::default() };
+        assert_eq!(judged(&plan, small.clone()), expected);
+    }
     assert_eq!(judged(&FilterPlan::default(), jpeg(&leaf(9, 300), 90)), None, "by default everything stays");
 }
 
