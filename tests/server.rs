@@ -1,8 +1,8 @@
 //! A web server for shards, as good or bad as a test wants it.
 //!
-//! It speaks HTTP/1.1 with connections that stay open, ranges, `If-Range`, ETags and chunked bodies. What it says to a request is a
-//! [`Reply`] that the test makes: an honest one by [`Request::honest`], then spoilt in any way. Tests that need no more give each path
-//! a list of [`Answer`]s; the last one is given again and again.
+//! It speaks HTTP/1.1 with connections that stay open, ranges, `If-Range`, ETags and chunked bodies. What it says to a
+//! request is a [`Reply`] that the test makes: an honest one by [`Request::honest`], then spoilt in any way. Tests that
+//! need no more give each path a list of [`Answer`]s; the last one is given again and again.
 
 use bytes::Bytes;
 use std::collections::HashMap;

@@ -1,9 +1,9 @@
 //! A shard on a web server.
 //!
-//! In: an `http(s)://` address and a range of bytes. Out: the head of the answer, checked against what was asked for, and its body.
-//! A status, a `Content-Range` or a length that does not fit is a [`Refusal`]: final where the server says that it will stay so
-//! (401, 403, 404, 410, 412), passing where it may not (408, 429, 5xx, a wrong range, no connection at all). No message holds the
-//! URL, and a redirect does not tell it to another host.
+//! In: an `http(s)://` address and a range of bytes. Out: the head of the answer, checked against what was asked for, and
+//! its body. A status, a `Content-Range` or a length that does not fit is a [`Refusal`]: final where the server says that
+//! it will stay so (401, 403, 404, 410, 412), passing where it may not (408, 429, 5xx, a wrong range, no connection at
+//! all). No message holds the URL, and a redirect does not tell it to another host.
 
 use super::super::reason::{Reason, Trouble};
 use super::remote::{Answer, Refusal, Remote};

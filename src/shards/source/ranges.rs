@@ -1,11 +1,11 @@
 //! The bytes of one remote shard, in order, for the blocking thread that reads it.
 //!
-//! In: a [`Remote`]. Out: a blocking [`Read`]. The shard is asked for in ranges, each received into memory by a task of its own
-//! (`stretch.rs`); `fetch.ranges` of them are in flight or waiting to be read. A reader that rests asks for no more, so that no answer waits in
-//! a socket. A shard may always hold one range, the one that is read; those after it need room in the budget that all shards share,
-//! and are simply not asked for yet where there is none: nobody ever waits for room that another holds. After a jump the
-//! first range is small and alone, since few bytes may be wanted there; the ones after it double in size. From a server that ignores
-//! ranges the shard comes in one piece, a few chunks ahead of its reader.
+//! In: a [`Remote`]. Out: a blocking [`Read`]. The shard is asked for in ranges, each received into memory by a task of its
+//! own (`stretch.rs`); `fetch.ranges` of them are in flight or waiting to be read. A reader that rests asks for no more, so
+//! that no answer waits in a socket. A shard may always hold one range, the one that is read; those after it need room in
+//! the budget that all shards share, and are simply not asked for yet where there is none: nobody ever waits for room that
+//! another holds. After a jump the first range is small and alone, since few bytes may be wanted there; the ones after it
+//! double in size. From a server that ignores ranges the shard comes in one piece, a few chunks ahead of its reader.
 
 use super::super::reading::{Activity, Reading};
 use super::super::reason::{Reason, Trouble};

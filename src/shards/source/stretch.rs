@@ -1,10 +1,11 @@
 //! One stretch of a remote shard, seen through whatever the server does.
 //!
-//! In: a [`Remote`], the bytes wanted, and the [`Version`] that all bytes must come from. Out: those bytes in order, as [`Piece`]s, each
-//! once. After a cut, a stall or a trickle the next request begins at the byte that is missing; a server that ignores ranges is
-//! read again up to there. Attempts are counted from the last byte that came, with growing, jittered pauses between them or
-//! the pause that the server asks for; they go on through an outage of all hosts. What goes wrong: the attempts run out, the server says
-//! that more are useless, or the object is another one than before ([`Reason::ShardChanged`]). Bytes before that are delivered.
+//! In: a [`Remote`], the bytes wanted, and the [`Version`] that all bytes must come from. Out: those bytes in order, as
+//! [`Piece`]s, each once. After a cut, a stall or a trickle the next request begins at the byte that is missing; a server
+//! that ignores ranges is read again up to there. Attempts are counted from the last byte that came, with growing, jittered
+//! pauses between them or the pause that the server asks for; they go on through an outage of all hosts. What goes wrong:
+//! the attempts run out, the server says that more are useless, or the object is another one than before
+//! ([`Reason::ShardChanged`]). Bytes before that are delivered.
 
 use super::super::reading::{Activity, Reading};
 use super::super::reason::{Reason, Trouble};
@@ -269,7 +270,7 @@ impl Stretch {
                     pace = Pace::new(patience, slowest);
                 }
             }
-            if let Some(why) = trickle {
+            if let Some(why) = trickle.filter(|_| self.end != Some(self.next)) {
                 return Ok(cut(why));
             }
         }
