@@ -2,8 +2,10 @@
 //! that a user does.
 
 mod commands;
-mod filters;
+mod damage;
 mod faults;
+mod filters;
+mod hostile;
 mod interop;
 mod ledger;
 mod lies;
@@ -14,5 +16,7 @@ mod resume;
 mod run;
 mod s3;
 mod server;
+mod small_process;
 mod stores;
 mod stream;
+mod strict;

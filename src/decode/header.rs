@@ -169,6 +169,18 @@ pub fn read_jpeg(bytes: &[u8]) -> Option<JpegHeader> {
     Some(JpegHeader { width, height, components, orientation })
 }
 
+/// Whether a JPEG has an end marker behind its first scan, where its data cannot look like one.
+pub(super) fn has_end(bytes: &[u8]) -> bool {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    while let Some((marker, _, after)) = next_segment(rest) {
+        rest = after;
+        if marker == SOS {
+            return rest.windows(2).any(|pair| pair == [0xff, EOI]);
+        }
+    }
+    false
+}
+
 const APP1: u8 = 0xe1;
 const SOS: u8 = 0xda;
 const EOI: u8 = 0xd9;

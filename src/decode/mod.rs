@@ -220,6 +220,7 @@ impl Decoder {
                     filtered => filtered,
                 })?;
                 picture.notes.converted = converted;
+                picture.notes.truncated = !header::has_end(bytes);
                 return Ok(picture);
             }
         };

@@ -281,9 +281,11 @@ impl Archive {
         if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
             return self.extend(kind, header_size, extensions);
         }
-        let size = match has_no_data(kind) {
-            true => 0,
-            false => extensions.size.unwrap_or(header_size),
+        let belongs_to_the_next = kind.is_gnu_longlink() || kind.is_pax_global_extensions();
+        let size = match extensions.size {
+            _ if has_no_data(kind) => 0,
+            Some(size) if !belongs_to_the_next => size,
+            _ => header_size,
         };
         if header.as_gnu().is_some_and(|gnu| kind.is_gnu_sparse() && gnu.is_extended()) && !self.skip_sparse_map() {
             return Walked::Cut;
@@ -293,7 +295,7 @@ impl Archive {
         };
         self.unread = size;
         self.padding = end - self.input.position() - size;
-        if kind.is_gnu_longlink() || kind.is_pax_global_extensions() {
+        if belongs_to_the_next {
             return self.pass_over();
         }
         let raw_name = extensions.name.take().unwrap_or_else(|| header.path_bytes().into_owned());
@@ -328,7 +330,10 @@ impl Archive {
             extensions.name = Some(text);
             return Walked::Extension;
         }
-        for (key, value) in pax_records(&text) {
+        let Some(records) = pax_records(&text) else {
+            return Walked::Garbled;
+        };
+        for (key, value) in records {
             match key {
                 b"path" => extensions.name = Some(value.to_vec()),
                 b"size" => match std::str::from_utf8(value).ok().and_then(|value| value.parse().ok()) {

@@ -37,22 +37,17 @@ pub(super) fn has_no_data(kind: EntryType) -> bool {
         || kind.is_block_special()
 }
 
-/// The `length key=value\n` records of a PAX header, up to the first malformed one. A value may hold anything, line ends too.
-pub(super) fn pax_records(mut text: &[u8]) -> Vec<(&[u8], &[u8])> {
+/// The `length key=value\n` records of a PAX header; none where one is malformed. A value may hold anything, line ends too, and
+/// NULs may follow the last record.
+pub(super) fn pax_records(mut text: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     let mut records = Vec::new();
-    while let Some(space) = text.iter().position(|&byte| byte == b' ') {
-        let length = std::str::from_utf8(&text[..space]).ok().and_then(|length| length.parse::<usize>().ok());
-        let Some((length, record)) = length.and_then(|length| Some((length, text.get(space + 1..length)?))) else {
-            break;
-        };
-        text = &text[length..];
-        let Some(record) = record.strip_suffix(b"\n") else {
-            break;
-        };
-        let Some(equals) = record.iter().position(|&byte| byte == b'=') else {
-            break;
-        };
+    while text.first().is_some_and(|&byte| byte != 0) {
+        let space = text.iter().position(|&byte| byte == b' ')?;
+        let length: usize = std::str::from_utf8(&text[..space]).ok()?.parse().ok()?;
+        let record = text.get(space + 1..length)?.strip_suffix(b"\n")?;
+        let equals = record.iter().position(|&byte| byte == b'=')?;
         records.push((&record[..equals], &record[equals + 1..]));
+        text = &text[length..];
     }
-    records
+    Some(records)
 }
