@@ -9,6 +9,7 @@ mod hostile;
 mod interop;
 mod ledger;
 mod lies;
+mod matrix;
 mod order;
 mod pictures;
 mod pipelines;

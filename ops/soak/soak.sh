@@ -7,7 +7,7 @@
 # time; afterwards it is left alone, so that a leak would show. ops/soak/check.py looks at the result every ten minutes
 # and at the end. Everything lies in SOAK_FOLDER (a new folder under /tmp): report.txt at the end, also on stdout.
 # SOAK_FAULTS scales how often a request goes wrong (1; 0: never); SOAK_SEED fixes what goes wrong (1).
-# SOAK_BIN names the driver where it is built already. Exit code 1 unless all is well.
+# SOAK_BIN names the driver where it is built already; SOAK_NICE is how it gives way to others (10). Exit code 1 unless all is well.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -19,6 +19,7 @@ fi
 settings=("$@")
 rate=${SOAK_RATE:-300}
 kill_s=${SOAK_KILL_S:-120}
+nice=${SOAK_NICE:-10}
 folder=${SOAK_FOLDER:-$(mktemp -d /tmp/shoal-soak.XXXXXX)}
 mkdir -p "$folder/shards" "$folder/run"
 rm -f "$folder/port"
@@ -33,9 +34,9 @@ fi
 python3 ops/soak/make_shards.py "$folder/shards" shards/photos-00000?.tar
 reference=("$folder"/shards/photos-*.tar "$folder/shards/large.tar" "$folder/shards/packed.tar.gz" "$folder/shards/short.tar")
 joined=$(printf '::%s' "${reference[@]}")
-nice -n 15 "$driver" "$folder/reference" "${joined:2}" --once
+nice -n "$nice" "$driver" "$folder/reference" "${joined:2}" --once
 
-nice -n 15 python3 ops/soak/server.py "$folder/shards" "$folder/port" "$folder/server.json" \
+nice -n "$nice" python3 ops/soak/server.py "$folder/shards" "$folder/port" "$folder/server.json" \
   --seed "${SOAK_SEED:-1}" --faults "${SOAK_FAULTS:-1}" &
 server=$!
 run=
@@ -47,17 +48,17 @@ for _ in $(seq 100); do
 done
 url="http://127.0.0.1:$(cat "$folder/port")"
 {
-  for view in $(seq -f '%03g' 0 15); do
+  for view in $(seq -f '%03g' 0 7); do
     for photos in shards/photos-00000?.tar; do echo "$url/v$view-${photos#shards/}"; done
   done
-  for view in $(seq -f '%03g' 0 7); do echo "$url/v$view-large.tar"; done
-  for view in $(seq -f '%03g' 0 3); do echo "$url/v$view-packed.tar.gz"; done
+  for view in $(seq -f '%03g' 0 3); do echo "$url/v$view-large.tar"; done
+  for view in $(seq -f '%03g' 0 1); do echo "$url/v$view-packed.tar.gz"; done
   echo "$url/gone.tar"
   echo "$url/short.tar"
 } >"$folder/list.txt"
 
 start() {
-  nice -n 15 "$driver" "$folder/run" "@$folder/list.txt" --rate "$rate" ${settings[@]+"${settings[@]}"} \
+  nice -n "$nice" "$driver" "$folder/run" "@$folder/list.txt" --rate "$rate" ${settings[@]+"${settings[@]}"} \
     2>>"$folder/driver.log" &
   run=$!
   echo "$run" >"$folder/pid"
