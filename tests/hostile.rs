@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use shoal::config::{StreamPlan, ViewsPlan};
 use shoal::decode::{Decoded, Decoder, read_jpeg, sniff};
 use shoal::ingest::{Cursor, RawSample, SampleMeta};
-use shoal::shards::{Reason, SampleId, Trouble};
+use shoal::shards::{Reason, Rejection, SampleId, Trouble};
 use std::sync::Arc;
 use turbojpeg::{PixelFormat, Subsamp};
 
@@ -33,7 +33,10 @@ fn decode(decoder: &Decoder, image: &[u8]) -> Result<Decoded, Trouble> {
         let (width, height) = decoded.size;
         assert!(u64::from(width) * u64::from(height) <= LIMIT, "{decoded:?}");
     }
-    outcome
+    outcome.map_err(|rejection| match rejection {
+        Rejection::Lost(trouble) => trouble,
+        Rejection::Filtered(by) => panic!("no filter is set, yet {by:?}"),
+    })
 }
 
 fn decoder() -> Decoder {

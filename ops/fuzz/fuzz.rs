@@ -21,7 +21,7 @@ use shoal::ingest::{Cursor, RawSample, SampleMeta};
 use shoal::shards::archive::{Archive, Verdict};
 use shoal::shards::sample::{Samples, Step};
 use shoal::shards::source::Fetcher;
-use shoal::shards::{Reading, Reason, SampleId, ShardList, ShardUrl};
+use shoal::shards::{Reading, Reason, Rejection, SampleId, ShardList, ShardUrl};
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -244,8 +244,9 @@ impl Fuzzer {
                 let pixels = f64::from(decoded.size.0) * f64::from(decoded.size.1);
                 (pixels > MEGAPIXELS * 1e6).then(|| format!("{decoded:?} is over the limit"))
             }
-            Err(trouble) => {
-                self.caught += u64::from(trouble.detail.contains("panicked"));
+            Err(rejection) => {
+                let is_panic = matches!(rejection, Rejection::Lost(trouble) if trouble.detail.contains("panicked"));
+                self.caught += u64::from(is_panic);
                 None
             }
         }

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 use shoal::config::Plan;
 use shoal::ingest::{Cursor, Passes};
-use shoal::pipeline::feed::{Feed, FeedPlan, Next};
+use shoal::pipeline::feed::{Feed, FeedPlan, Filters, Next};
 use shoal::pipeline::start_runtime;
 use shoal::pipeline::stop::Stop;
 use shoal::shards::{Ledger, ShardList};
@@ -87,6 +87,7 @@ fn main() -> Result<()> {
         batch_size: BATCH,
         train_views: false,
         held: 1,
+        filters: Filters::None,
     };
     let mut feed = Feed::open(runtime.handle(), &plan, &place(&plan.device)?, list, &ledger, feed)?;
 
@@ -104,7 +105,7 @@ fn main() -> Result<()> {
         log.write_all(lines.as_bytes())?;
         position.log_bytes += lines.len() as u64;
         position.images += batch.samples.len() as u64;
-        position.cursor = batch.cursor.clone();
+        position.cursor = batch.end.cursor.clone();
         images += batch.samples.len();
         drop(batch);
         batches += 1;
