@@ -92,6 +92,34 @@ def kind_of(path):
     return next((name for magic, name in magics.items() if head.startswith(magic)), "other")
 
 
+def cause(kind, ours, theirs):
+    """Why the two differ, in words; every difference must have its cause."""
+    said = ours[1]
+    rules = [
+        ("panicked", "the `tiff` crate panics on planar tiles; the panic is caught and costs the image"),
+        ("unsupported_format", f"a variant of {kind} that the `{kind.lower()}` decoder of the `image` crate does not know"),
+        ("unknown extension", "the `gif` crate is strict about extension blocks"),
+        ("no color table", "Pillow makes up a gray palette"),
+        ("extraneous bytes", "libjpeg warns of the header, and such a file is refused; Pillow reads on"),
+        ("RLE", "corrupt runs: Pillow keeps the rows before"),
+        ("plane", "a count of planes that is wrong, which Pillow ignores"),
+        ("top-down", "compressed and top-down at once, which the format forbids"),
+        ("Tiff", "a header that contradicts itself, which libtiff mends"),
+        ("fill whole buffer", "fax data that end early: libtiff keeps the rows before"),
+    ]
+    for words, why in rules:
+        if words in f"{ours[0]}: {said}":
+            return why
+    rules = [
+        ("truncated", "cut short: what came is kept on purpose, and counted as `truncated_pixels`"),
+        ("APNG", "the default image is whole; frames of animations are not looked at"),
+        ("MAX_TEXT_CHUNK", "the text beside the pixels is not unpacked"),
+        ("Unsupported BMP", "a variant that Pillow does not know"),
+        ("cannot identify", "a field that the decoder does not need is wrong"),
+    ]
+    return next((why for words, why in rules if words in theirs), "?")
+
+
 def main():
     folder, shoal, results = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     paths = sorted(path for name in ("pillow", "gdk-pixbuf") for path in (folder / name).rglob("*") if path.is_file())
@@ -106,8 +134,15 @@ def main():
         table[kind][we, they] += 1
         if we != they and kind != "other":
             name = path.relative_to(folder)
-            differ.append((kind, str(name), "read" if we else f"{reason}: {detail}", theirs))
+            theirs = theirs.replace(str(folder) + "/", "")
+            differ.append((kind, str(name), "read" if we else f"{reason}: {detail}", theirs, cause(kind, ours[number], theirs)))
     lines = [
+        "# What shoal and Pillow say of others' test images",
+        "",
+        "Written by `ops/corpus/compare.py` over what `ops/corpus/fetch.sh` fetches: the test images of Pillow 12.3.0 and of Debian's",
+        "gdk-pixbuf-tests. `other` are formats that shoal does not read on purpose (TGA, DDS, FLI, PSD, AVIF, JPEG 2000, icons, ...) and files",
+        "that are no images; all of them are lost with a reason.",
+        "",
         f"{len(paths)} files; shoal's process ended in order, verdict on the tar: {report['verdict']}; its largest resident",
         f"size {peak} MiB under a limit of {ADDRESS_SPACE >> 30} GiB on addresses; {MEGAPIXELS} megapixels allowed to both.",
         "",
@@ -117,9 +152,9 @@ def main():
     for kind, counts in sorted(table.items()):
         order = [(True, True), (False, False), (True, False), (False, True)]
         lines.append(f"| {kind} | " + " | ".join(str(counts[pair]) for pair in order) + " |")
-    lines += ["", "| file | shoal | Pillow |", "|---|---|---|"]
-    for _, name, we, they in sorted(differ):
-        lines.append(f"| {name} | {we} | {they} |".replace("\n", " "))
+    lines += ["", "| file | shoal | Pillow | cause |", "|---|---|---|---|"]
+    for _, name, we, they, why in sorted(differ):
+        lines.append(f"| {name} | {we} | {they} | {why} |".replace("\n", " "))
     results.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
