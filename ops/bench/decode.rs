@@ -1,7 +1,8 @@
-//! How many photographs one core turns into two views in a second, with and without scaling inside the JPEG decoder.
+//! How many photographs one core turns into two views in a second: as a run does, without scaling inside the JPEG decoder,
+//! and without leaving out what the views do not need.
 //!
 //! `cargo bench --bench decode -- [--size 224] [--runs 7] SHARD.tar...` reads every JPEG of the shards (by default
-//! `shards/photos-*.tar`) into memory, then decodes all of them on one thread, the two ways in turn, and prints medians
+//! `shards/photos-*.tar`) into memory, then decodes all of them on one thread, the three ways in turn, and prints medians
 //! over the runs. Rates are per second of the thread's CPU time, so that a busy machine does not count.
 //! `ops/bench/decode.sh` runs its Python peers on the same files as well.
 
@@ -40,10 +41,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let views = ViewsPlan { size, resize: size * 256 / 224, ..ViewsPlan::default() };
     let scaled = Decoder::new(&views, &StreamPlan::default());
-    let full = Decoder::new(&views, &StreamPlan::default()).without_dct_scaling();
-    let mut rates = [Vec::new(), Vec::new()];
+    let unscaled = Decoder::new(&views, &StreamPlan::default()).without_dct_scaling();
+    let uncropped = Decoder::new(&views, &StreamPlan::default()).without_cropping();
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
     for run in 0..=runs {
-        for (decoder, rates) in [&scaled, &full].into_iter().zip(&mut rates) {
+        for (decoder, rates) in [&scaled, &unscaled, &uncropped].into_iter().zip(&mut rates) {
             let rate = images_per_second(decoder, &samples, size)?;
             if run > 0 {
                 rates.push(rate); // the first run warms caches and buffers
@@ -51,17 +53,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     println!("two views of {size} pixels, per core, median of {runs} runs (slowest to fastest):");
-    for ((name, decoder), rates) in [("scaled", &scaled), ("full", &full)].into_iter().zip(&mut rates) {
+    for ((name, decoder), rates) in
+        [("shoal", &scaled), ("without scaling", &unscaled), ("without cropping", &uncropped)]
+            .into_iter()
+            .zip(&mut rates)
+    {
         rates.sort_by(f64::total_cmp);
         let stats = decoder.counters().read();
-        let per_image = 1e3 / (stats.decoded as f64);
         println!(
-            "  {name:<7} {:6.1} images/s ({:.1} to {:.1}); wall time: bytes to pixels {:.2} ms, pixels to views {:.2} ms an image",
+            "  {name:<16} {:6.1} images/s ({:.1} to {:.1}); wall time: {}",
             rates[rates.len() / 2],
             rates[0],
             rates[rates.len() - 1],
-            stats.pixels_s * per_image,
-            stats.views_s * per_image,
+            stats.per_image(),
         );
         println!("          images by eighths 1 to 8: {:?}", stats.eighths.map(|count| count / (runs as u64 + 1)));
     }

@@ -35,6 +35,12 @@ impl CropBox {
         let Self { left, top, width, height } = self;
         Self { left: left * scale, top: top * scale, width: width * scale, height: height * scale }
     }
+
+    /// The same box, counted from (left, top) of the picture.
+    #[must_use]
+    pub fn seen_from(self, (left, top): (u32, u32)) -> Self {
+        Self { left: self.left - f64::from(left), top: self.top - f64::from(top), ..self }
+    }
 }
 
 /// Draws the boxes of both views.
@@ -173,6 +179,12 @@ pub(super) fn resample(
         crop_height,
     );
     resizer.resize_typed(&source, &mut target, &options).map_err(|error| refused(&error))
+}
+
+/// How far beyond a box of `extent` pixels the filter of [`resample`] looks, in pixels: it is as wide as the reduction,
+/// and half of it can stand outside.
+pub(super) fn reach(extent: f64, size: u32) -> f64 {
+    (extent / f64::from(size)).max(1.0).ceil() + 1.0
 }
 
 /// Takes back what rounding may have put outside `0..length`.

@@ -1,5 +1,9 @@
 //! JPEG through libjpeg-turbo, scaled while it is decoded.
 //!
+//! Only the part that the views need is decoded: columns beside it are read, but neither transformed nor coloured, and
+//! rows below it are not read at all. On 500-pixel photographs of 56 kB that saves 12 % of the decoding for two views and
+//! 27 % for a train view alone. (Plain upsampling would save 5 % and the fast DCT 3 %, for other pixels: not used.)
+//!
 //! The inverse DCT of a block can give n × n pixels instead of 8 × 8, which saves much of the work on a photograph that
 //! is at least twice as large as its views. [`eighths_for`] chooses n; [`Jpeg::decode`] fills a buffer that is used
 //! again and again.
@@ -9,9 +13,9 @@
 //! (and CMYK, which it does not turn into RGB) is left to the `image` crate.
 
 use super::Pixels;
-use super::augment::CropBox;
+use super::augment::{self, CropBox};
 use crate::shards::{Reason, Trouble};
-use turbojpeg::{Colorspace, Decompressor, PixelFormat, ScalingFactor};
+use crate::torch::turbo::{TurboDecoder, TurboHeader, TurboPart};
 
 /// A progressive file of a few kB can ask for thousands of passes over the picture; real ones have about ten.
 const MAX_SCANS: u32 = 100;
@@ -23,7 +27,7 @@ const MAX_SCANS: u32 = 100;
 /// missing.
 #[derive(Debug, Default)]
 pub(super) struct Jpeg {
-    turbo: Option<Decompressor>,
+    turbo: Option<TurboDecoder>,
 }
 
 /// Why there are no pixels.
@@ -46,86 +50,109 @@ impl Refusal {
     }
 }
 
-impl From<turbojpeg::Error> for Refusal {
-    fn from(error: turbojpeg::Error) -> Self {
-        match error {
-            turbojpeg::Error::TurboJpegError(text) => Self::Failed(text),
-            other => Self::Failed(other.to_string()),
-        }
+impl From<String> for Refusal {
+    fn from(words: String) -> Self {
+        Self::Failed(words)
     }
 }
 
+/// The part of a picture that its views need, in pixels after scaling; edges lie where the resampling filter ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Needed {
+    left: f64,
+    top: f64,
+    right: f64,
+    bottom: f64,
+}
+
 impl Jpeg {
-    /// Decodes at `eighths / 8` of the stored size into `rgb`, and says whether data were missing or corrupt.
+    /// Decodes at `eighths / 8` of the stored size into `rgb`, at least the part that is needed (all of it for none), and
+    /// says whether data were missing or corrupt.
     ///
     /// `stored` is the size that the caller found in the header; a file where libjpeg reads another one is refused.
+    /// Damage below the last row that is needed is not seen, except that a file that does not end as a JPEG does is read
+    /// to its end.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
         stored: (u32, u32),
         eighths: u8,
-        rgb: Vec<u8>,
+        needed: Option<Needed>,
+        mut rgb: Vec<u8>,
     ) -> Result<(Pixels, bool), Refusal> {
-        let mut turbo = self.turbo.take().map_or_else(new_decompressor, Ok)?;
-        let decoded = decode_with(&mut turbo, bytes, stored, eighths, rgb)?;
+        let mut turbo = self.turbo.take().map_or_else(|| TurboDecoder::new(MAX_SCANS), Ok)?;
+        let mut part = None;
+        let choose = |header: TurboHeader| {
+            let chosen = choose_part(header, stored, eighths, needed, ends_whole(bytes))?;
+            part = Some(chosen);
+            Ok::<TurboPart, Refusal>(chosen)
+        };
+        let truncated = turbo.decode(bytes, choose, &mut rgb)?;
         self.turbo = Some(turbo);
-        Ok(decoded)
+        let TurboPart { eighths, left, top, width, height } =
+            part.ok_or_else(|| Refusal::Failed("no part was decoded".to_owned()))?;
+        let scale = f64::from(eighths) / 8.0;
+        Ok((Pixels { rgb, width, height, origin: (left, top), scale }, truncated))
     }
 }
 
-fn new_decompressor() -> Result<Decompressor, turbojpeg::Error> {
-    let mut turbo = Decompressor::new()?;
-    turbo.set_scan_limit(MAX_SCANS)?;
-    Ok(turbo)
+/// Whether the mark that ends a JPEG is there, in its last bytes.
+fn ends_whole(bytes: &[u8]) -> bool {
+    const LAST: usize = 32;
+    bytes[bytes.len().saturating_sub(LAST)..].windows(2).any(|mark| mark == [0xff, 0xd9])
 }
 
-fn decode_with(
-    turbo: &mut Decompressor,
-    bytes: &[u8],
+fn choose_part(
+    header: TurboHeader,
     stored: (u32, u32),
     eighths: u8,
-    mut rgb: Vec<u8>,
-) -> Result<(Pixels, bool), Refusal> {
-    let header = turbo.read_header(bytes)?;
-    if matches!(header.colorspace, Colorspace::CMYK | Colorspace::YCCK) {
+    needed: Option<Needed>,
+    may_end_early: bool,
+) -> Result<TurboPart, Refusal> {
+    if header.inks {
         return Err(Refusal::Inks);
     }
-    if (header.width, header.height) != (stored.0 as usize, stored.1 as usize) {
+    if (header.width, header.height) != stored {
         return Err(Refusal::Failed("its header gives two sizes".to_owned()));
     }
-    let factor = if header.is_lossless { ScalingFactor::ONE } else { ScalingFactor::new(usize::from(eighths), 8) };
-    turbo.set_scaling_factor(factor)?;
-    let (width, height) = (factor.scale(header.width), factor.scale(header.height));
-    let len = width * height * 3;
-    if rgb.len() < len {
-        rgb.resize(len, 0);
-    }
-    let pixels = &mut rgb[..len];
-    let target = turbojpeg::Image { pixels, width, pitch: width * 3, height, format: PixelFormat::RGB };
-    let truncated = match turbo.decompress(bytes, target) {
-        Ok(()) => false,
-        Err(turbojpeg::Error::TurboJpegError(text)) if is_warning(&text) => true,
-        Err(error) => return Err(error.into()),
-    };
-    let scale = factor.num() as f64 / factor.denom() as f64;
-    Ok((Pixels { rgb, width: width as u32, height: height as u32, scale }, truncated))
+    let eighths = if header.lossless { 8 } else { eighths };
+    let scaled = |length: u32| (u64::from(length) * u64::from(eighths)).div_ceil(8) as u32;
+    let (width, height) = (scaled(header.width), scaled(header.height));
+    let whole = TurboPart { eighths, left: 0, top: 0, width, height };
+    let (Some(needed), Some(step), false) = (needed, header.column_step, header.lossless) else { return Ok(whole) };
+    let step = scaled(step);
+    let left = (needed.left.max(0.0) as u32).min(width - 1) / step * step;
+    let top = (needed.top.max(0.0) as u32).min(height - 1);
+    let right = (needed.right.ceil() as u32).clamp(left + 1, width);
+    let bottom = if may_end_early { (needed.bottom.ceil() as u32).clamp(top + 1, height) } else { height };
+    Ok(TurboPart { left, top, width: right - left, height: bottom - top, ..whole })
 }
 
-/// Whether libjpeg's words are those of a warning, after which every row of the picture has been written.
+/// What all of `crops`, boxes at full size, need of the picture at `eighths`; none where there is no crop.
 ///
-/// The crate gives warnings and errors alike as an error with libjpeg's text. An error ends the work and its text
-/// replaces that of any warning before it, so a warning's text means that nothing worse came after. A warning in the
-/// header alone would leave no pixels, but [`decode_with`] has read the header without one by then.
-fn is_warning(text: &str) -> bool {
-    const WARNINGS: [&str; 5] = [
-        "Premature end of JPEG file",
-        "Corrupt JPEG data: ",
-        "Inconsistent progression sequence for component ",
-        "Invalid SOS parameters for sequential JPEG",
-        "Warning: unknown JFIF revision number ",
-    ];
-    WARNINGS.iter().any(|warning| text.starts_with(warning))
+/// Beside the reach of the filter it takes in [`BLUR`] pixels, so that what is decoded is to the bit what the whole picture
+/// would hold there.
+pub(super) fn part_for(crops: impl Iterator<Item = CropBox>, eighths: u8, size: u32) -> Option<Needed> {
+    let bounds = crops.map(|crop| {
+        let crop = crop.scaled(f64::from(eighths) / 8.0);
+        let (beside, above) = (BLUR + augment::reach(crop.width, size), BLUR + augment::reach(crop.height, size));
+        Needed {
+            left: crop.left - beside,
+            top: crop.top - above,
+            right: crop.left + crop.width + beside,
+            bottom: crop.top + crop.height + above,
+        }
+    });
+    bounds.reduce(|a, b| Needed {
+        left: a.left.min(b.left),
+        top: a.top.min(b.top),
+        right: a.right.max(b.right),
+        bottom: a.bottom.max(b.bottom),
+    })
 }
+
+/// Colours of half resolution are interpolated from their neighbours; at the edge of a part these are missing.
+const BLUR: f64 = 4.0;
 
 /// The smallest scale, in eighths, at which every box still has `size` pixels on both sides; 8 if there is none below.
 pub(super) fn eighths_for(crops: impl Iterator<Item = CropBox>, size: u32) -> u8 {

@@ -18,7 +18,7 @@ mod other;
 mod turn;
 
 pub use augment::{Augment, CropBox, View};
-pub use counters::{Counters, DecodeStats};
+pub use counters::{Counters, DecodeStats, Part};
 pub use filter::{Filter, Prints};
 pub use header::{Format, JpegHeader, read_jpeg, sniff};
 pub use turn::Turn;
@@ -26,10 +26,10 @@ pub use turn::Turn;
 use crate::config::{StreamPlan, ViewsPlan};
 use crate::ingest::{RawSample, SampleMeta};
 use crate::shards::{Notice, Reason, Rejection, Trouble};
+use counters::Clock;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Turns samples into views.
 #[derive(Clone, Debug)]
@@ -38,6 +38,7 @@ pub struct Decoder {
     max_pixels: u64,
     exif: bool,
     dct_scaling: bool,
+    cropping: bool,
     filter: Filter,
     counters: Arc<Counters>,
 }
@@ -73,11 +74,14 @@ impl Decoded {
     }
 }
 
-/// Pixels as a file stores them: `[height, width, 3]`, at the front of a buffer that may be longer.
+/// Pixels as a file stores them, or the part of them that the views need: `[height, width, 3]`, at the front of a buffer
+/// that may be longer.
 struct Pixels {
     rgb: Vec<u8>,
     width: u32,
     height: u32,
+    /// Where they begin in the picture (left, top), in pixels of their own size.
+    origin: (u32, u32),
     /// Their size over that in the file, where they were scaled while they were decoded.
     scale: f64,
 }
@@ -105,6 +109,7 @@ impl Decoder {
             max_pixels: (stream.max_megapixels * 1e6) as u64,
             exif: stream.exif,
             dct_scaling: true,
+            cropping: true,
             filter: Filter::default(),
             counters: Arc::default(),
         }
@@ -114,6 +119,12 @@ impl Decoder {
     #[must_use]
     pub fn without_dct_scaling(self) -> Self {
         Self { dct_scaling: false, ..self }
+    }
+
+    /// Decodes every JPEG from corner to corner, so that a bench can show what leaving out saves.
+    #[must_use]
+    pub fn without_cropping(self) -> Self {
+        Self { cropping: false, ..self }
     }
 
     /// Passes over what `filter` names: by the header before anything is decoded, by pixels where the center view is wanted.
@@ -166,39 +177,42 @@ impl Decoder {
         center: Option<&mut [u8]>,
         train: Option<&mut [u8]>,
     ) -> Result<Decoded, Rejection> {
-        let started = Instant::now();
-        let mut targets: Vec<(Kind, &mut [u8])> = Vec::with_capacity(2);
-        targets.extend(center.map(|view| (Kind::Center, view)));
-        targets.extend(train.map(|view| (Kind::Train, view)));
-        let kinds: Vec<Kind> = targets.iter().map(|&(kind, _)| kind).collect();
-
+        let mut clock = Clock::start(&self.counters);
+        let kinds = [center.is_some().then_some(Kind::Center), train.is_some().then_some(Kind::Train)];
         let format = sniff(&sample.image)?;
         self.filter.check_bytes(sample.image.len())?;
         let mut picture = match format {
-            Format::Jpeg => self.jpeg_pixels(scratch, sample, &kinds)?,
-            format => self.other_pixels(&sample.image, format)?,
+            Format::Jpeg => self.jpeg_pixels(scratch, sample, kinds, &mut clock)?,
+            format => self.other_pixels(sample, format, kinds)?,
         };
-        let decoded_at = Instant::now();
-        self.counters.add_pixels_time(decoded_at - started);
+        clock.lap(Part::Decode);
 
         let mut prints = Prints::default();
-        let outcome = targets.into_iter().try_for_each(|(kind, view)| {
-            self.render(scratch, sample, &picture, kind, view)?;
+        let targets = kinds.into_iter().zip(picture.views).zip([center, train]);
+        let mut targets = targets.filter_map(|((kind, view), target)| Some((kind?, view?, target?)));
+        let outcome = targets.try_for_each(|(kind, view, target)| {
+            self.render(scratch, &picture, view, target, &mut clock)?;
             if let Kind::Center = kind {
                 let (side, bytes) = (self.size() as usize, sample.image.len());
-                self.filter.check_pixels(view, side, bytes)?;
-                prints = self.filter.prints(&sample.image, view, side);
+                self.filter.check_pixels(target, side, bytes)?;
+                prints = self.filter.prints(&sample.image, target, side);
+                clock.lap(Part::Filter);
             }
             Ok::<(), Rejection>(())
         });
         picture.notes.prints = prints;
         scratch.keep(picture.pixels.rgb);
-        self.counters.add_views_time(decoded_at.elapsed());
         outcome?;
         Ok(picture.notes)
     }
 
-    fn jpeg_pixels(&self, scratch: &mut Scratch, sample: &RawSample, kinds: &[Kind]) -> Result<Picture, Rejection> {
+    fn jpeg_pixels(
+        &self,
+        scratch: &mut Scratch,
+        sample: &RawSample,
+        kinds: Kinds,
+        clock: &mut Clock<'_>,
+    ) -> Result<Picture, Rejection> {
         let bytes = &sample.image;
         let header =
             read_jpeg(bytes).ok_or_else(|| Trouble::new(Reason::DecodeFailed, "it ends before its size is told"))?;
@@ -207,15 +221,18 @@ impl Decoder {
         self.filter.check_size(stored)?;
         let turn = self.turn(header.orientation.map(Turn::from).unwrap_or_default());
         let upright = turn.turn_size(stored);
-        let crops = kinds.iter().map(|&kind| self.view(kind, upright, &sample.meta).crop);
-        let eighths = if self.dct_scaling { jpeg::eighths_for(crops, self.size()) } else { 8 };
+        let views = self.views(kinds, upright, &sample.meta);
+        let crops = views.into_iter().flatten().map(|view| turn.to_stored(view.crop, stored));
+        let eighths = if self.dct_scaling { jpeg::eighths_for(crops.clone(), self.size()) } else { 8 };
+        let part = if self.cropping { jpeg::part_for(crops, eighths, self.size()) } else { None };
+        clock.lap(Part::Header);
 
         let converted = header.components != 3;
         let buffer = std::mem::take(&mut scratch.rgb);
-        let (pixels, truncated) = match scratch.jpeg.decode(bytes, stored, eighths, buffer) {
+        let (pixels, truncated) = match scratch.jpeg.decode(bytes, stored, eighths, part, buffer) {
             Ok(decoded) => decoded,
             Err(refusal) => {
-                let mut picture = self.other_pixels(bytes, Format::Jpeg).map_err(|other| match other {
+                let mut picture = self.other_pixels(sample, Format::Jpeg, kinds).map_err(|other| match other {
                     Rejection::Lost(other) => refusal.over(other).into(),
                     filtered => filtered,
                 })?;
@@ -233,11 +250,12 @@ impl Decoder {
             converted,
             prints: Prints::default(),
         };
-        Ok(Picture { pixels, turn, notes })
+        Ok(Picture { pixels, turn, notes, views })
     }
 
-    fn other_pixels(&self, bytes: &[u8], format: Format) -> Result<Picture, Rejection> {
-        let other::Other { pixels, turn, converted } = other::decode(bytes, format, self.max_pixels, &self.filter)?;
+    fn other_pixels(&self, sample: &RawSample, format: Format, kinds: Kinds) -> Result<Picture, Rejection> {
+        let other::Other { pixels, turn, converted } =
+            other::decode(&sample.image, format, self.max_pixels, &self.filter)?;
         let turn = self.turn(turn);
         let notes = Decoded {
             format,
@@ -248,37 +266,39 @@ impl Decoder {
             converted,
             prints: Prints::default(),
         };
-        Ok(Picture { pixels, turn, notes })
+        let views = self.views(kinds, notes.size, &sample.meta);
+        Ok(Picture { pixels, turn, notes, views })
     }
 
     fn turn(&self, by_exif: Turn) -> Turn {
         if self.exif { by_exif } else { Turn::default() }
     }
 
-    fn view(&self, kind: Kind, upright: (u32, u32), meta: &SampleMeta) -> View {
-        match kind {
-            Kind::Center => self.augment.center(upright),
-            Kind::Train => self.augment.train(upright, meta.pass, meta.id),
-        }
+    fn views(&self, kinds: Kinds, upright: (u32, u32), meta: &SampleMeta) -> [Option<View>; 2] {
+        kinds.map(|kind| match kind? {
+            Kind::Center => Some(self.augment.center(upright)),
+            Kind::Train => Some(self.augment.train(upright, meta.pass, meta.id)),
+        })
     }
 
     fn render(
         &self,
         scratch: &mut Scratch,
-        sample: &RawSample,
         picture: &Picture,
-        kind: Kind,
+        view: View,
         target: &mut [u8],
+        clock: &mut Clock<'_>,
     ) -> Result<(), Trouble> {
-        let Picture { pixels, turn, notes } = picture;
-        let view = self.view(kind, notes.size, &sample.meta);
+        let Picture { pixels, turn, notes, .. } = picture;
         let stored = turn.turn_size(notes.size);
-        let crop = turn.to_stored(view.crop, stored).scaled(pixels.scale);
+        let crop = turn.to_stored(view.crop, stored).scaled(pixels.scale).seen_from(pixels.origin);
         let size = self.size();
         let rgb = &pixels.rgb[..pixels.width as usize * pixels.height as usize * 3];
         augment::resample(&mut scratch.resizer, rgb, (pixels.width, pixels.height), crop, target, size)?;
+        clock.lap(Part::Resize);
         let turn = if view.mirror { turn.then_mirror() } else { *turn };
         turn.apply(target, size as usize);
+        clock.lap(Part::Turn);
         Ok(())
     }
 }
@@ -290,11 +310,16 @@ enum Kind {
     Train,
 }
 
+/// Those that are wanted.
+type Kinds = [Option<Kind>; 2];
+
 /// A decoded image before its views are cut.
 struct Picture {
     pixels: Pixels,
     turn: Turn,
     notes: Decoded,
+    /// Boxes of the upright picture at full size.
+    views: [Option<View>; 2],
 }
 
 impl Scratch {

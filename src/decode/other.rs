@@ -33,7 +33,7 @@ pub(super) fn decode(bytes: &[u8], format: Format, max_pixels: u64, filter: &Fil
     let converted = decoder.original_color_type() != ColorType::Rgb8.into();
     let picture = DynamicImage::from_decoder(decoder).map_err(|error| rejected(&error))?;
     let rgb = if picture.color().has_alpha() { over_white(&picture) } else { picture.into_rgb8().into_raw() };
-    Ok(Other { pixels: Pixels { rgb, width, height, scale: 1.0 }, turn, converted })
+    Ok(Other { pixels: Pixels { rgb, width, height, origin: (0, 0), scale: 1.0 }, turn, converted })
 }
 
 fn image_format(format: Format) -> ImageFormat {
