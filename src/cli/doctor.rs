@@ -1,9 +1,13 @@
 //! `shoal doctor [PIPELINE]`: whether this machine can run a pipeline, one line a check, with a hint where it cannot.
 //!
-//! In: optionally a pipeline file, whose run folder and shards are looked at too. Out: lines on stdout, or JSON; exit
+//! In: optionally a pipeline file, whose run folder and shards are looked at too, and whose speed on this machine is
+//! forecast from a probe of them. Out: lines on stdout, or JSON; exit
 //! code 4 if a check fails. A check never ends the others: what goes wrong is its result.
 
 mod checks;
+mod forecast;
+mod probe;
+mod upload;
 
 use crate::config::{DeviceKind, Plan};
 use crate::error::{Error, Result};
@@ -19,7 +23,7 @@ Examples:
   shoal doctor pipelines/demo.toml                and what the pipeline needs of it
   shoal doctor yfcc.toml --run /data/yfcc --json  for scripts")]
 pub struct DoctorArgs {
-    /// Pipeline file, or the name of one in pipelines/: its shards and its device are checked too
+    /// Pipeline file, or the name of one in pipelines/: its shards and its device are checked too, and its speed is forecast
     pipeline: Option<PathBuf>,
     /// Folder that the run would be written to
     #[arg(long, value_name = "DIR", default_value = "runs")]
@@ -62,22 +66,31 @@ pub struct Check {
     pub value: String,
     /// The way out, where there is something to mend.
     pub hint: Option<String>,
+    /// What was measured, for scripts; the names differ from check to check.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numbers: Option<serde_json::Value>,
 }
 
 impl Check {
     /// A check with nothing to mend.
     pub fn ok(name: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { name: name.into(), status: Status::Ok, value: value.into(), hint: None }
+        Self { name: name.into(), status: Status::Ok, value: value.into(), hint: None, numbers: None }
     }
 
     /// A check that leaves something to be wished for.
     pub fn warn(name: impl Into<String>, value: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { name: name.into(), status: Status::Warn, value: value.into(), hint: Some(hint.into()) }
+        Self { name: name.into(), status: Status::Warn, value: value.into(), hint: Some(hint.into()), numbers: None }
     }
 
     /// A check that failed.
     pub fn fail(name: impl Into<String>, value: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { name: name.into(), status: Status::Fail, value: value.into(), hint: Some(hint.into()) }
+        Self { name: name.into(), status: Status::Fail, value: value.into(), hint: Some(hint.into()), numbers: None }
+    }
+
+    /// The same with what was measured.
+    #[must_use]
+    pub fn with_numbers(self, numbers: serde_json::Value) -> Self {
+        Self { numbers: Some(numbers), ..self }
     }
 }
 
@@ -97,6 +110,7 @@ pub fn run(arguments: &DoctorArgs, shard_heads: impl FnOnce(&Plan) -> Vec<ShardH
     let mut checks = machine(&arguments.run, wants_cuda);
     if let Some(plan) = &plan {
         checks.extend(shard_heads(plan).iter().map(checks::shard));
+        checks.extend(forecast::forecast(plan));
     }
     let mut stdout = io::stdout().lock();
     match report(&checks, arguments.json, &mut stdout).and_then(|()| stdout.flush()) {
@@ -111,6 +125,7 @@ pub fn run(arguments: &DoctorArgs, shard_heads: impl FnOnce(&Plan) -> Vec<ShardH
 /// Every check that needs no pipeline; `needs_cuda` makes a missing CUDA a failure.
 pub fn machine(run_dir: &Path, needs_cuda: bool) -> Vec<Check> {
     let mut all = vec![checks::libtorch(), checks::cpu(), checks::cuda(needs_cuda), checks::jpeg(), checks::memory()];
+    all.extend(upload::upload());
     all.extend(checks::disk(run_dir));
     all
 }

@@ -48,6 +48,8 @@ pub struct JpegHeader {
     pub height: u32,
     /// 1 for gray, 3 for colour, 4 for CMYK and YCCK.
     pub components: u8,
+    /// Its frame is progressive: several scans refine the whole picture.
+    pub progressive: bool,
     /// EXIF orientation; none where there is no EXIF block, or a broken one.
     pub orientation: Option<Orientation>,
 }
@@ -154,6 +156,7 @@ pub(super) fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<(
 /// Bytes between segments that belong to none are stepped over, as libjpeg does.
 pub fn read_jpeg(bytes: &[u8]) -> Option<JpegHeader> {
     let mut frame = None;
+    let mut progressive = false;
     let mut orientation = None;
     let mut rest = bytes.get(2..)?;
     while let Some((marker, segment, after)) = next_segment(rest) {
@@ -161,12 +164,15 @@ pub fn read_jpeg(bytes: &[u8]) -> Option<JpegHeader> {
         match marker {
             SOS | EOI => break,
             APP1 if orientation.is_none() => orientation = exif_orientation(segment),
-            _ if is_frame_header(marker) && frame.is_none() => frame = Some(frame_header(segment)?),
+            _ if is_frame_header(marker) && frame.is_none() => {
+                frame = Some(frame_header(segment)?);
+                progressive = PROGRESSIVE.contains(&marker);
+            }
             _ => {}
         }
     }
     let (width, height, components) = frame?;
-    Some(JpegHeader { width, height, components, orientation })
+    Some(JpegHeader { width, height, components, progressive, orientation })
 }
 
 /// Whether a JPEG has an end marker behind its first scan, where its data cannot look like one.
@@ -184,6 +190,8 @@ pub(super) fn has_end(bytes: &[u8]) -> bool {
 const APP1: u8 = 0xe1;
 const SOS: u8 = 0xda;
 const EOI: u8 = 0xd9;
+/// SOF2, SOF6, SOF10, SOF14.
+const PROGRESSIVE: [u8; 4] = [0xc2, 0xc6, 0xca, 0xce];
 
 /// SOF0 to SOF15; the three numbers left out are DHT, JPG and DAC.
 fn is_frame_header(marker: u8) -> bool {
@@ -257,6 +265,10 @@ mod tests {
         let header = read_jpeg(&jpeg_head(6)).expect("a whole header");
         assert_eq!((header.width, header.height, header.components), (640, 480, 3));
         assert_eq!(header.orientation, Some(Orientation::Rotate90));
+        assert!(!header.progressive);
+        let mut progressive = jpeg_head(6);
+        progressive[39] = 0xc2;
+        assert!(read_jpeg(&progressive).expect("a whole header").progressive);
     }
 
     #[test]

@@ -187,7 +187,7 @@ fn cycle_line(record: &CycleRecord) -> String {
 }
 
 /// A time span in words, to two units at most.
-pub(super) fn span(time: Duration) -> String {
+pub(crate) fn span(time: Duration) -> String {
     if time < Duration::from_secs(60) {
         return format!("{:.1} s", time.as_secs_f64());
     }

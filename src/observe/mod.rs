@@ -15,16 +15,18 @@ pub use crate::train::record::*;
 pub use collapse::{Collapse, CollapseWatch};
 pub use console::LogWriter;
 pub use heartbeat::{Activity, Heartbeat, Stage};
-pub use summary::{Stages, Summary};
+pub use summary::{Hardware, Stages, Summary};
 pub use tensorboard::Histogram;
 
 use crate::config::Plan;
+use crate::decode::Counters;
 use crate::error::Result;
 use crate::train::progress::Progress;
 
 use console::Console;
 use metrics::Metrics;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 use tensorboard::EventFile;
 
@@ -38,6 +40,7 @@ pub struct Observer {
     events: Option<EventFile>,
     console: Console,
     summary: Summary,
+    decoders: Option<Arc<Counters>>,
     batch_size: usize,
     started: Instant,
 }
@@ -63,6 +66,7 @@ impl Observer {
             events,
             console: Console::new(total_steps, done, bar),
             summary: Summary::from_step(done),
+            decoders: None,
             batch_size: plan.train.batch_size,
             started: Instant::now(),
         })
@@ -90,9 +94,16 @@ impl Observer {
         self.console.note(text);
     }
 
+    /// Tells the closing table what the run computes with.
+    pub fn runs_on(&mut self, hardware: Hardware, decoders: Arc<Counters>) {
+        self.summary.hardware = hardware;
+        self.decoders = Some(decoders);
+    }
+
     /// What this session has done so far.
     pub fn summary(&self) -> Summary {
-        Summary { wall: self.started.elapsed(), ..self.summary.clone() }
+        let decoding = self.decoders.as_ref().map(|counters| counters.read());
+        Summary { wall: self.started.elapsed(), decoding, ..self.summary.clone() }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::console::span;
 use super::{Record, StepRecord};
+use crate::decode::DecodeStats;
 use indicatif::HumanCount;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +34,32 @@ pub struct Summary {
     pub wall: Duration,
     /// Seconds by stage; what is left of `wall` is `other`.
     pub stages: Stages,
+    /// What it ran on.
+    pub hardware: Hardware,
+    /// What the decoders did beside the trainer.
+    pub decoding: Option<DecodeStats>,
+}
+
+/// What a run makes use of already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hardware {
+    /// It trains on a GPU.
+    pub cuda: bool,
+    /// Forward and backward passes compute in bfloat16.
+    pub bf16: bool,
+}
+
+impl Hardware {
+    /// The key that would make the network faster.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self { cuda: false, .. } => {
+                "device.kind = \"cuda\" with device.precision = \"bf16\", or a smaller views.size"
+            }
+            Self { bf16: false, .. } => "device.precision = \"bf16\", or a smaller views.size",
+            Self { .. } => "a smaller views.size, or a smaller model.arch",
+        }
+    }
 }
 
 /// Seconds spent in each stage of the trainer.
@@ -110,8 +137,7 @@ impl Summary {
         }
         let remedy = match stage {
             "wait" => "device.decode_threads if cores are idle, else stream.lanes, or shards nearer to the machine",
-            "assign" => "device.precision = \"bf16\" on a GPU, or a smaller views.size",
-            "train" => "device.kind = \"cuda\", device.precision = \"bf16\", or a smaller views.size",
+            "assign" | "train" => self.hardware.remedy(),
             "cluster" => "a larger cluster.every_steps, or fewer cluster.iterations",
             _ => "a larger snapshot.every_steps, or a faster disk",
         };
@@ -146,6 +172,9 @@ impl fmt::Display for Summary {
         for (name, seconds) in self.stages.named().into_iter().chain([other]) {
             let share = if wall > 0.0 { 100.0 * seconds / wall } else { 0.0 };
             writeln!(f, "    {name:<8} {seconds:>10.1} s {share:>5.1} %")?;
+        }
+        if let Some(decoding) = self.decoding.as_ref().filter(|decoding| decoding.decoded > 0) {
+            writeln!(f, "  beside it, decoding took {} and thread", decoding.per_image())?;
         }
         match self.narrowest() {
             Some((stage, remedy)) => write!(f, "  most of the time goes to {stage}; to change that: {remedy}"),
@@ -210,6 +239,19 @@ mod tests {
         assert!(text.contains("filtered   20 samples: too_small 20"), "{text}");
         assert!(text.contains("other          20.0 s  50.0 %"), "{text}");
         assert!(text.contains("device.decode_threads"), "{text}");
+    }
+
+    #[test]
+    fn nobody_is_told_to_use_what_the_run_uses_already() {
+        let mut summary = Summary::from_step(0);
+        summary.add(&step(10, 0.0, 1.0), 64);
+        let remedy = |cuda, bf16| {
+            let summary = Summary { hardware: Hardware { cuda, bf16 }, ..summary.clone() };
+            summary.narrowest().map_or("", |(_, remedy)| remedy)
+        };
+        assert!(remedy(false, false).contains("cuda"));
+        assert!(!remedy(true, false).contains("cuda") && remedy(true, false).contains("bf16"));
+        assert!(!remedy(true, true).contains("cuda") && !remedy(true, true).contains("bf16"));
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl Encoding<'_> {
             passes: Passes::Once,
             start: Cursor::default(),
             batch_size: self.batch_size,
+            center_views: true,
             train_views: false,
             held: 1,
             filters: Filters::None,

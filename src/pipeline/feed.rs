@@ -7,7 +7,7 @@ use super::guard::{guard, stage_error};
 use super::stop::Stop;
 use crate::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
 use crate::config::Plan;
-use crate::decode::{Decoded, Decoder, Filter};
+use crate::decode::{Counters, Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample, Share};
 use crate::shards::index::{Row, RowVerdict};
@@ -38,7 +38,9 @@ pub struct FeedPlan {
     pub start: Cursor,
     /// Photographs a batch.
     pub batch_size: usize,
-    /// Train views beside the center views.
+    /// Whether batches have center views.
+    pub center_views: bool,
+    /// Whether batches have train views.
     pub train_views: bool,
     /// Batches that the trainer holds at once.
     pub held: usize,
@@ -65,6 +67,7 @@ pub struct Feed {
     ingest: tokio::task::JoinHandle<()>,
     decode: Option<JoinHandle<()>>,
     progress: Arc<Progress>,
+    decoders: Arc<Counters>,
 }
 
 /// What came of waiting for a batch.
@@ -92,7 +95,7 @@ impl Feed {
             slots: feed.held + WAITING + IN_FLIGHT + 1,
             rows: feed.batch_size,
             size: plan.views.size,
-            center: true,
+            center: feed.center_views,
             train: feed.train_views,
             pinned: placement.device != Device::Cpu,
         })?;
@@ -108,6 +111,7 @@ impl Feed {
         let (give_batch, batches) = sync_channel(WAITING);
         let ingest = runtime.spawn(run_ingest(stream, give_sample));
         let decoder = Decoder::new(&plan.views, &plan.stream);
+        let decoders = Arc::clone(decoder.counters());
         let filter = Filter::new(&plan.filter);
         let (decoder, sieve) = match feed.filters {
             Filters::None => (decoder, Sieve::default()),
@@ -122,7 +126,7 @@ impl Feed {
             .name("batches".into())
             .spawn(move || run_decode(filling, samples, &ledger, &give_batch))
             .map_err(|error| Error::device(format!("cannot start the decoding thread: {error}")))?;
-        Ok(Self { batches, ring, ingest, decode: Some(decode), progress })
+        Ok(Self { batches, ring, ingest, decode: Some(decode), progress, decoders })
     }
 
     /// Waits for the next batch, or for somebody to ask for a stop.
@@ -142,6 +146,11 @@ impl Feed {
     /// Counters of the stream, for whoever watches.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
+    }
+
+    /// Counters of the decoders, for whoever watches.
+    pub fn decoders(&self) -> Arc<Counters> {
+        Arc::clone(&self.decoders)
     }
 }
 

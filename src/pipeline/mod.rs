@@ -15,11 +15,11 @@ pub mod run_folder;
 pub mod stop;
 
 use crate::batch::Standing;
-use crate::config::{Indexing, Plan, Refresh};
+use crate::config::{Indexing, Plan, Precision, Refresh};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Passes, Progress};
 use crate::observe::console::say;
-use crate::observe::{Activity, CollapseWatch, Heartbeat, Observer, Stage, Summary};
+use crate::observe::{Activity, CollapseWatch, Hardware, Heartbeat, Observer, Stage, Summary};
 use crate::shards::index::{Collector, Index};
 use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Store;
@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stop::Stop;
+use tch::Device;
 use tokio::runtime::Runtime;
 
 /// Starts the run in `folder`, or goes on with the one that is there, until it is done or asked to stop.
@@ -75,11 +76,14 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         passes: Passes::Endless,
         start: standing.cursor.clone(),
         batch_size: plan.train.batch_size,
+        center_views: true,
         train_views: true,
         held: trainer.block_len(),
         filters: Filters::All(standing.remembered.clone()),
     };
     let feed = Feed::open(runtime.handle(), plan, &placement, list.clone(), &ledger, feed_plan)?;
+    let hardware = Hardware { cuda: placement.device != Device::Cpu, bf16: plan.device.precision == Precision::Bf16 };
+    observer.runs_on(hardware, feed.decoders());
     let activity = Arc::new(Activity::default());
     let _heartbeat = Heartbeat::start(Arc::clone(&activity), describer(feed.progress()), say)
         .map_err(|error| Error::device(format!("cannot start the watching thread: {error}")))?;
@@ -355,6 +359,7 @@ impl Run<'_> {
             passes: Passes::Once,
             start: Cursor::default(),
             batch_size: self.plan.train.batch_size,
+            center_views: true,
             train_views: false,
             held: 1,
             // what is a duplicate depends on the order, and this one is not that of training

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 use std::ffi::c_void;
 use std::sync::OnceLock;
+use tch::Tensor;
 
 static OPENED: OnceLock<Result<(), String>> = OnceLock::new();
 
@@ -45,8 +46,9 @@ pub fn is_usable() -> bool {
 
 type EventHandle = *mut c_void;
 type StreamHandle = *mut c_void;
+type GuardHandle = *mut c_void;
 
-/// The few functions of the CUDA runtime and of libtorch that events need.
+/// The few functions of the CUDA runtime and of libtorch that events and streams need.
 struct Runtime {
     create: Symbol<unsafe extern "C" fn(*mut EventHandle, u32) -> i32>,
     record: Symbol<unsafe extern "C" fn(EventHandle, StreamHandle) -> i32>,
@@ -54,6 +56,11 @@ struct Runtime {
     wait: Symbol<unsafe extern "C" fn(EventHandle) -> i32>,
     destroy: Symbol<unsafe extern "C" fn(EventHandle) -> i32>,
     current_stream: Symbol<unsafe extern "C" fn(i32, *mut StreamHandle) -> i32>,
+    create_stream: Symbol<unsafe extern "C" fn(*mut StreamHandle, u32) -> i32>,
+    destroy_stream: Symbol<unsafe extern "C" fn(StreamHandle) -> i32>,
+    hold_back: Symbol<unsafe extern "C" fn(StreamHandle, EventHandle, u32) -> i32>,
+    enter_stream: Symbol<unsafe extern "C" fn(StreamHandle, i32, *mut GuardHandle) -> i32>,
+    leave_stream: Symbol<unsafe extern "C" fn(GuardHandle) -> i32>,
 }
 
 static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
@@ -74,12 +81,19 @@ fn find_runtime() -> Result<Runtime, libloading::Error> {
             wait: process.get(b"cudaEventSynchronize\0")?,
             destroy: process.get(b"cudaEventDestroy\0")?,
             current_stream: process.get(b"aoti_torch_get_current_cuda_stream\0")?,
+            create_stream: process.get(b"cudaStreamCreateWithFlags\0")?,
+            destroy_stream: process.get(b"cudaStreamDestroy\0")?,
+            hold_back: process.get(b"cudaStreamWaitEvent\0")?,
+            enter_stream: process.get(b"aoti_torch_create_cuda_stream_guard\0")?,
+            leave_stream: process.get(b"aoti_torch_delete_cuda_stream_guard\0")?,
         })
     }
 }
 
 /// `cudaEventDisableTiming`: such events cost less.
 const DISABLE_TIMING: u32 = 2;
+/// `cudaStreamNonBlocking`: such a stream does not wait for the default one.
+const NON_BLOCKING: u32 = 1;
 /// `cudaErrorNotReady`.
 const NOT_READY: i32 = 600;
 
@@ -95,15 +109,23 @@ unsafe impl Send for Event {}
 impl Event {
     /// Marks the current end of the queue.
     pub fn record() -> Result<Self> {
+        Self::record_on(current_stream()?)
+    }
+
+    fn record_on(stream: StreamHandle) -> Result<Self> {
         let runtime = runtime()?;
         let mut event = Self { handle: std::ptr::null_mut() };
-        let mut stream: StreamHandle = std::ptr::null_mut();
-        // SAFETY: both places are valid for a handle.
-        check(unsafe { (runtime.current_stream)(0, &raw mut stream) }, "current stream")?;
+        // SAFETY: the place is valid for a handle.
         check(unsafe { (runtime.create)(&raw mut event.handle, DISABLE_TIMING) }, "event")?;
-        // SAFETY: the event has just been made, the stream is libtorch's own.
+        // SAFETY: the event has just been made, the stream is alive.
         check(unsafe { (runtime.record)(event.handle, stream) }, "event record")?;
         Ok(event)
+    }
+
+    /// Holds back whatever is queued on the current stream from now on until the event has passed. Returns at once.
+    pub fn hold_back_current(&self) -> Result<()> {
+        // SAFETY: both handles are alive.
+        check(unsafe { (runtime()?.hold_back)(current_stream()?, self.handle, 0) }, "stream wait")
     }
 
     /// Whether everything before it is done; does not wait.
@@ -132,6 +154,89 @@ impl Drop for Event {
             unsafe { (runtime.destroy)(self.handle) };
         }
     }
+}
+
+fn current_stream() -> Result<StreamHandle> {
+    let mut stream: StreamHandle = std::ptr::null_mut();
+    // SAFETY: the place is valid for a handle.
+    check(unsafe { (runtime()?.current_stream)(0, &raw mut stream) }, "current stream")?;
+    Ok(stream)
+}
+
+/// A queue of work on device 0 beside libtorch's own, which neither waits for the other.
+#[derive(Debug)]
+pub struct SideStream {
+    handle: StreamHandle,
+}
+
+// SAFETY: CUDA streams may be used from any thread.
+unsafe impl Send for SideStream {}
+
+impl SideStream {
+    /// An empty queue.
+    pub fn new() -> Result<Self> {
+        let mut handle: StreamHandle = std::ptr::null_mut();
+        // SAFETY: the place is valid for a handle.
+        check(unsafe { (runtime()?.create_stream)(&raw mut handle, NON_BLOCKING) }, "stream")?;
+        Ok(Self { handle })
+    }
+
+    /// Holds back whatever is queued here from now on until `event` has passed. Returns at once.
+    pub fn wait_for(&self, event: &Event) -> Result<()> {
+        // SAFETY: both handles are alive.
+        check(unsafe { (runtime()?.hold_back)(self.handle, event.handle, 0) }, "stream wait")
+    }
+
+    /// Marks the current end of this queue.
+    pub fn record(&self) -> Result<Event> {
+        Event::record_on(self.handle)
+    }
+
+    /// Queues here, instead of on the current stream, what `work` asks of libtorch on this thread.
+    pub fn run<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut guard = StreamGuard { handle: std::ptr::null_mut() };
+        // SAFETY: the stream is alive, the place is valid for a handle.
+        check(unsafe { (runtime()?.enter_stream)(self.handle, 0, &raw mut guard.handle) }, "stream guard")?;
+        work()
+    }
+}
+
+impl Drop for SideStream {
+    fn drop(&mut self) {
+        if let Ok(runtime) = runtime() {
+            // SAFETY: the handle was made by us and is given up here; CUDA ends what is queued first.
+            unsafe { (runtime.destroy_stream)(self.handle) };
+        }
+    }
+}
+
+/// While it lives, libtorch's current stream on this thread is another one.
+struct StreamGuard {
+    handle: GuardHandle,
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        if self.handle.is_null() {
+            return;
+        }
+        if let Ok(runtime) = runtime() {
+            // SAFETY: the guard was made by us on this thread and is given up here.
+            unsafe { (runtime.leave_stream)(self.handle) };
+        }
+    }
+}
+
+/// Queues a copy of `from` into `to`, of the same shape, on the current stream. Does not wait where `from` is pinned:
+/// neither may be touched until an event behind the copy has passed.
+pub fn copy_without_waiting(from: &Tensor, to: &Tensor) -> Result<()> {
+    // SAFETY: tch's C tensors are `at::Tensor`s, which the call only borrows.
+    let code = unsafe { aoti_torch_copy_(to.as_ptr().cast(), from.as_ptr().cast(), 1) };
+    check(code, "copy")
+}
+
+unsafe extern "C" {
+    fn aoti_torch_copy_(to: *const c_void, from: *const c_void, non_blocking: i32) -> i32;
 }
 
 fn check(code: i32, what: &str) -> Result<()> {

@@ -1,22 +1,39 @@
 //! Host memory that decoding threads fill and the trainer reads as a tensor, pinned where the device is CUDA.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use std::ffi::c_void;
 use tch::{Device, Kind, Tensor};
+
+unsafe extern "C" {
+    fn aoti_torch_empty_strided_pinned(
+        ndim: i64,
+        sizes: *const i64,
+        strides: *const i64,
+        dtype: i32,
+        device_type: i32,
+        device_index: i32,
+        new: *mut *mut c_void,
+    ) -> i32;
+    fn aoti_torch_dtype_uint8() -> i32;
+    fn aoti_torch_device_type_cpu() -> i32;
+}
 
 /// A block of bytes with a fixed address, owned by one tensor.
 ///
-/// Exactly one owner writes: `as_mut_slice` needs `&mut self`, and tensors made by [`HostBuffer::tensor`] are used
-/// by the trainer alone, which gives the buffer back to the decoders only when it is done with them.
+/// The bytes are written through [`HostBuffer::as_mut_slice`] and read through tensors over the same memory. Rust's rules
+/// do not see the latter: whoever takes a tensor from [`HostBuffer::tensor`] promises not to let it, or a copy to a
+/// device that was started from it, be at work while the bytes are written again. Here a slot keeps that promise: it goes
+/// back to the decoders only after the batch made of it is dropped and its upload has ended.
 #[derive(Debug)]
 pub struct HostBuffer {
     bytes: Tensor,
 }
 
 impl HostBuffer {
-    /// Allocates `len` bytes; `pinned` memory can be uploaded without blocking, and needs CUDA.
+    /// Allocates `len` bytes of zeros; `pinned` memory can be uploaded without blocking, and needs CUDA.
     pub fn new(len: usize, pinned: bool) -> Result<Self> {
-        let bytes = Tensor::f_zeros([len as i64], (Kind::Uint8, Device::Cpu))?;
-        let bytes = if pinned { bytes.f_pin_memory(Device::Cuda(0))? } else { bytes };
+        let bytes =
+            if pinned { pinned_zeros(len)? } else { Tensor::f_zeros([len as i64], (Kind::Uint8, Device::Cpu))? };
         Ok(Self { bytes })
     }
 
@@ -40,11 +57,32 @@ impl HostBuffer {
         unsafe { std::slice::from_raw_parts_mut(self.bytes.data_ptr().cast::<u8>(), len) }
     }
 
-    /// The first `shape.product()` bytes as a tensor over the same memory.
+    /// The first `shape.product()` bytes as a tensor over the same memory: it shows what is written later, too.
     pub fn tensor(&self, shape: &[i64]) -> Result<Tensor> {
         let len: i64 = shape.iter().product();
         Ok(self.bytes.f_narrow(0, 0, len)?.f_view(shape)?)
     }
+}
+
+/// Page-locked memory from libtorch's own allocator of it, which keeps what is given back for the next one.
+///
+/// `Tensor::pin_memory` would warn on stderr, each time, that tch still names a device to it.
+fn pinned_zeros(len: usize) -> Result<Tensor> {
+    let (size, stride) = (len as i64, 1);
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: one dimension each is read from `size` and `stride`, and `handle` is a valid place for the new tensor.
+    let code = unsafe {
+        let (kind, cpu) = (aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu());
+        aoti_torch_empty_strided_pinned(1, &raw const size, &raw const stride, kind, cpu, 0, &raw mut handle)
+    };
+    if code != 0 || handle.is_null() {
+        return Err(Error::device(format!("{len} bytes of page-locked memory cannot be had"))
+            .with_hint("lower train.batch_size or views.size, or raise the limit of locked memory (ulimit -l)"));
+    }
+    // SAFETY: libtorch's handle and tch's both point to an `at::Tensor` on the heap, which is ours to delete.
+    let mut bytes = unsafe { Tensor::from_ptr(handle.cast()) };
+    let _ = bytes.f_zero_()?; // the same tensor again
+    Ok(bytes)
 }
 
 #[cfg(test)]

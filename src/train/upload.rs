@@ -1,19 +1,24 @@
 //! Batches on the device, and when their slots are free again.
 //!
-//! On the CPU a device batch shares the memory of its slot and holds on to it. On CUDA the slot is pinned, the copy is
-//! queued without waiting, and the slot goes home when an event behind the copy has passed.
+//! On the CPU a device batch shares the memory of its slot and holds on to it. On CUDA the slot is pinned, and the copy is
+//! queued on a stream of its own, so that it runs beside the steps that are queued already; only what is queued after it
+//! waits for it. The slot goes home when the copy has ended. Memory on the device goes round as slots do: it is written
+//! again after all work that was queued before its batch was dropped.
 
 use crate::batch::{Batch, BatchEnd, Slot};
 use crate::error::Result;
 use crate::ingest::SampleMeta;
-use crate::torch::cuda::Event;
+use crate::torch::cuda::{Event, SideStream, copy_without_waiting};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// Copies that may be under way at once: their slots are not free.
 pub const IN_FLIGHT: usize = 2;
 
-/// One batch where the network is. Fields drop in order: tensors before the slot whose memory they share.
+/// One batch where the network is. Fields drop in order: tensors before the memory that they share.
+///
+/// The tensors are good for work that is queued while the batch lives: afterwards their memory is written again.
 #[derive(Debug)]
 pub struct DeviceBatch {
     /// `[B, S, S, 3]` uint8: center views.
@@ -25,19 +30,37 @@ pub struct DeviceBatch {
     /// What the stream comes to with it.
     pub end: BatchEnd,
     _slot: Option<Slot>,
+    _loan: Option<Arc<Loan>>,
 }
 
 /// Moves batches to the device.
 #[derive(Debug)]
 pub struct Uploader {
     device: Device,
-    in_flight: VecDeque<(Event, Slot)>,
+    /// None on the CPU, and before the first batch.
+    stream: Option<SideStream>,
+    copying: VecDeque<(Event, Slot)>,
+    lent: Vec<(Arc<Loan>, DeviceMemory)>,
+    free: Vec<DeviceMemory>,
+}
+
+/// Held by a batch for as long as it uses its memory.
+#[derive(Debug)]
+struct Loan;
+
+/// Room for the views of one batch on the device, `[rows, S, S, 3]` uint8 each.
+#[derive(Debug)]
+struct DeviceMemory {
+    center: Tensor,
+    train: Option<Tensor>,
+    /// It may be written once this has passed.
+    used_until: Event,
 }
 
 impl Uploader {
     /// Nothing is under way.
     pub fn new(device: Device) -> Self {
-        Self { device, in_flight: VecDeque::new() }
+        Self { device, stream: None, copying: VecDeque::new(), lent: Vec::new(), free: Vec::new() }
     }
 
     /// Brings a batch to the device; does not wait for the copy.
@@ -46,34 +69,79 @@ impl Uploader {
         let train = if batch.slot.has_train() { Some(batch.train()?) } else { None };
         let Batch { slot, samples, end } = batch;
         if self.device == Device::Cpu {
-            return Ok(DeviceBatch { center, train, samples, end, _slot: Some(slot) });
+            return Ok(DeviceBatch { center, train, samples, end, _slot: Some(slot), _loan: None });
         }
-        let copy = |view: &Tensor| view.f_to_device_(self.device, Kind::Uint8, true, true);
-        let center = copy(&center)?;
-        let train = train.as_ref().map(copy).transpose()?;
-        self.in_flight.push_back((Event::record()?, slot));
+        let stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => SideStream::new()?,
+        };
+        self.take_back()?;
+        let memory = match self.free.pop() {
+            Some(memory) => memory,
+            None => DeviceMemory::new(&slot, self.device)?,
+        };
+        stream.wait_for(&memory.used_until)?;
+        let copy = |view: &Tensor, room: &Tensor| -> Result<Tensor> {
+            let room = room.f_narrow(0, 0, samples.len() as i64)?;
+            copy_without_waiting(view, &room)?;
+            Ok(room)
+        };
+        let (center, train) = stream.run(|| {
+            let train = train.as_ref().zip(memory.train.as_ref()).map(|(view, room)| copy(view, room)).transpose()?;
+            Ok((copy(&center, &memory.center)?, train))
+        })?;
+        let copied = stream.record()?;
+        copied.hold_back_current()?;
+        self.copying.push_back((copied, slot));
         self.send_slots_home()?;
-        Ok(DeviceBatch { center, train, samples, end, _slot: None })
+        let loan = Arc::new(Loan);
+        self.lent.push((Arc::clone(&loan), memory));
+        self.stream = Some(stream);
+        Ok(DeviceBatch { center, train, samples, end, _slot: None, _loan: Some(loan) })
+    }
+
+    /// Finds the memory whose batches have been dropped: all work on it is queued by now.
+    fn take_back(&mut self) -> Result<()> {
+        let mut at = 0;
+        while at < self.lent.len() {
+            if Arc::strong_count(&self.lent[at].0) > 1 {
+                at += 1;
+                continue;
+            }
+            let (_, memory) = self.lent.swap_remove(at);
+            self.free.push(DeviceMemory { used_until: Event::record()?, ..memory });
+        }
+        Ok(())
     }
 
     /// Drops the slots whose copies are done, and waits for the oldest copy where too many are under way.
     fn send_slots_home(&mut self) -> Result<()> {
-        while let Some((event, _)) = self.in_flight.front() {
+        while let Some((event, _)) = self.copying.front() {
             if !event.has_passed()? {
-                if self.in_flight.len() <= IN_FLIGHT {
+                if self.copying.len() <= IN_FLIGHT {
                     return Ok(());
                 }
                 event.wait()?;
             }
-            self.in_flight.pop_front();
+            self.copying.pop_front();
         }
         Ok(())
     }
 }
 
+impl DeviceMemory {
+    fn new(slot: &Slot, device: Device) -> Result<Self> {
+        let side = i64::from(slot.size());
+        let room = || Tensor::f_empty([slot.rows() as i64, side, side, 3], (Kind::Uint8, device));
+        let (center, train) = (room()?, slot.has_train().then(room).transpose()?);
+        // libtorch may give memory out again that work on its own stream still reads.
+        Ok(Self { center, train, used_until: Event::record()? })
+    }
+}
+
 impl Drop for Uploader {
     fn drop(&mut self) {
-        for (event, _) in &self.in_flight {
+        for (event, _) in &self.copying {
             // Memory must not go back while a copy reads it; where waiting fails, the device is lost and nothing reads.
             let _ = event.wait();
         }

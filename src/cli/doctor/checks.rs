@@ -163,6 +163,12 @@ pub(super) fn memory() -> Check {
     Check::ok("memory", value)
 }
 
+/// Bytes that may still be used.
+pub(super) fn usable_memory() -> Option<u64> {
+    let available = available_memory()?;
+    Some(memory_limit().map_or(available, |limit| available.min(limit)))
+}
+
 fn available_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
