@@ -345,12 +345,33 @@ fn packed_photographs_train() {
 }
 
 #[test]
+fn the_doctor_names_a_problem_of_the_list_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipeline = folder.path().join("p.toml");
+    std::fs::write(&pipeline, "[stream]\nshards = [\"shards/damage-truncated.tar\"]\n[model]\narch = \"small\"\n")
+        .expect("written");
+    let (_, out, _) = output(&["doctor", pipeline.to_str().expect("UTF-8"), "--json"]);
+    let checks: Value = serde_json::from_str(&out).expect("JSON");
+    let list = checks.as_array().and_then(|all| all.iter().find(|check| check["name"] == "list")).expect("the list");
+    assert_eq!(list["status"], "warn", "{list}");
+    assert!(list["value"].as_str().is_some_and(|value| value.contains("damage-truncated")), "{list}");
+}
+
+#[test]
 fn the_doctor_and_the_completions_answer() {
     let (code, out, err) = output(&["doctor", "demo", "--json"]);
     assert_eq!(code, 0, "{err}");
     let checks: Value = serde_json::from_str(&out).expect("JSON");
     let names: Vec<_> = checks.as_array().expect("a list").iter().map(|check| check["name"].to_string()).collect();
     assert!(names.len() >= 6, "{names:?}");
+    let check = |name: &str| checks.as_array().and_then(|all| all.iter().find(|check| check["name"] == name));
+    for name in ["list", "images", "link", "decoding", "network", "memory needed"] {
+        assert_eq!(check(name).unwrap_or_else(|| panic!("no {name} in {names:?}"))["status"], "ok", "{name}");
+    }
+    let samples = check("pass").expect("a forecast")["numbers"]["samples"].as_f64().expect("lengths are known");
+    assert!((1500.0..2100.0).contains(&samples), "{samples}: the list holds 1,800");
+    let codecs = &check("images").expect("a mix")["numbers"]["codecs"];
+    assert!(codecs["progressive JPEG"].as_u64() > Some(0), "the photographs come in several codings: {codecs}");
     assert!(ok(&["completions", "bash"]).contains("shoal"));
     for command in ["pretrain", "embed", "export", "inspect", "doctor"] {
         assert!(ok(&[command, "--help"]).contains("Example"), "{command}");

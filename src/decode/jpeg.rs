@@ -187,4 +187,31 @@ mod tests {
         let strip = CropBox { width: 10_000.0, ..square(448.0) };
         assert_eq!(eighths_for([strip].into_iter(), 224), 4, "the shorter side decides");
     }
+
+    #[test]
+    fn a_part_holds_what_is_needed_and_begins_where_libjpeg_can() {
+        let header = TurboHeader { width: 500, height: 375, inks: false, lossless: false, column_step: Some(16) };
+        let crops = || [CropBox { left: 60.0, top: 30.0, width: 224.0, height: 300.0 }, square(224.0)].into_iter();
+        let part = |crops, may_end_early| {
+            choose_part(header, (500, 375), 8, part_for(crops, 8, 224), may_end_early).expect("a part")
+        };
+        let first = part(crops().take(1).collect::<Vec<_>>().into_iter(), true);
+        assert_eq!((first.left % 16, first.left), (0, 48));
+        assert!(first.top < 30 && first.top > 20 && first.left + first.width > 284 && first.left + first.width < 300);
+        assert!(first.top + first.height > 330 && first.top + first.height < 345);
+        let both = part(crops().collect::<Vec<_>>().into_iter(), true);
+        assert_eq!((both.left, both.top), (0, 0), "the other box begins in the corner");
+        let cut_short = part(crops().collect::<Vec<_>>().into_iter(), false);
+        assert_eq!(cut_short.height, 375, "read to its end, so that the damage is seen");
+        let whole = choose_part(header, (500, 375), 4, None, true).expect("a part");
+        assert_eq!(whole, TurboPart { eighths: 4, left: 0, top: 0, width: 250, height: 188 });
+    }
+
+    #[test]
+    fn the_end_of_a_jpeg_may_have_something_behind_it() {
+        assert!(ends_whole(b"....\xff\xd9"));
+        assert!(ends_whole(b"....\xff\xd9\0\0\r\n"));
+        assert!(!ends_whole(b"\xff\xd8...."));
+        assert!(!ends_whole(b""));
+    }
 }

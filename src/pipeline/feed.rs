@@ -107,7 +107,8 @@ impl Feed {
             progress: Arc::clone(&progress),
             ..Opening::new(list, &plan.stream, &plan.fetch, feed.passes, Arc::clone(ledger))
         });
-        let (give_sample, samples) = mpsc::channel(feed.batch_size.min(64));
+        // Room for a batch: the next one gathers while the decoders are at work on this one.
+        let (give_sample, samples) = mpsc::channel(feed.batch_size);
         let (give_batch, batches) = sync_channel(WAITING);
         let ingest = runtime.spawn(run_ingest(stream, give_sample));
         let decoder = Decoder::new(&plan.views, &plan.stream);
