@@ -13,7 +13,6 @@
 #[path = "ingest/serve.rs"]
 mod serve;
 
-use futures_util::StreamExt;
 use shoal::config::{DeviceKind, DevicePlan, Plan, StreamPlan, ViewsPlan};
 use shoal::decode::{Decoder, Format, sniff};
 use shoal::ingest::{Cursor, Passes, RawSample, SampleMeta};
@@ -99,7 +98,7 @@ fn bare(options: &Options) -> Result<(), Box<dyn Error>> {
     let plan = stream_plan(&options.rest);
     let decoder = Decoder::new(&ViewsPlan::default(), &plan);
     let started = Instant::now();
-    let counts = std::thread::scope(|scope| {
+    let counts: Result<Vec<usize>, String> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..options.threads)
             .map(|worker| {
                 let (decoder, samples) = (&decoder, &samples[..]);
@@ -119,8 +118,7 @@ fn bare(options: &Options) -> Result<(), Box<dyn Error>> {
             .collect();
         workers.into_iter().map(|worker| worker.join().map_err(|_| "a worker panicked".to_owned())?).collect()
     });
-    let counts: Vec<usize> = counts.map_err(|error: String| error)?;
-    report(counts.iter().sum(), started.elapsed(), None, &decoder.counters().read().per_image());
+    report(counts?.iter().sum(), started.elapsed(), None, &decoder.counters().read().per_image());
     Ok(())
 }
 
