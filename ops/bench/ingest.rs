@@ -16,7 +16,7 @@ mod serve;
 use shoal::config::{DeviceKind, DevicePlan, Plan, StreamPlan, ViewsPlan};
 use shoal::decode::{Decoder, Format, sniff};
 use shoal::ingest::{Cursor, Passes, RawSample, SampleMeta};
-use shoal::pipeline::feed::{Feed, FeedPlan, Next};
+use shoal::pipeline::feed::{Feed, FeedPlan, Filters, Next};
 use shoal::pipeline::stop::Stop;
 use shoal::shards::{Ledger, SampleId, ShardList};
 use shoal::torch::device::place;
@@ -74,6 +74,7 @@ fn ours(options: &Options) -> Result<(), Box<dyn Error>> {
         center_views: options.views == "both",
         train_views: true,
         held: 1,
+        filters: Filters::None,
     };
     let mut feed = Feed::open(runtime.handle(), &plan, &place(&device)?, list, &ledger, feed_plan)?;
     let stop = Stop::default();
