@@ -1,6 +1,6 @@
 //! The uncompressed bytes of one shard, counted.
 //!
-//! In: a [`Source`]. Out: the bytes of the tar, whatever it is wrapped in, told by the first bytes and never by the name. An error of
+//! In: a [`Source`]. Out: the bytes of the archive, whatever it is wrapped in, told by the first bytes and never by the name. An error of
 //! the layers below ends the input and is kept as a [`Trouble`]: the bytes before it still count.
 
 use super::reason::{Reason, Trouble};
@@ -13,15 +13,19 @@ const NEAR: u64 = 1024 * 1024;
 /// Windows of `zstd --long=31`, the largest there are.
 const WINDOW_LOG_MAX: u32 = 31;
 
-/// What a tar is wrapped in.
+/// What a shard is, and what it is wrapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrapping {
-    /// Nothing: any byte can be gone to.
+    /// A tar in nothing: any byte can be gone to.
     None,
     /// gzip, possibly of several members.
     Gzip,
     /// Zstandard, possibly of several frames.
     Zstd,
+    /// No tar but a zip.
+    Zip,
+    /// No archive but a folder of images.
+    Folder,
 }
 
 impl Wrapping {
@@ -31,6 +35,8 @@ impl Wrapping {
             Self::None => "tar",
             Self::Gzip => "tar.gz",
             Self::Zstd => "tar.zst",
+            Self::Zip => "zip",
+            Self::Folder => "images",
         }
     }
 }
@@ -57,7 +63,7 @@ impl Input {
         let wrapping = wrapping(&head);
         let buffered = BufReader::with_capacity(BUFFER, Peeked { head, source });
         let layers = match wrapping {
-            Wrapping::None => Layers::Plain(buffered),
+            Wrapping::None | Wrapping::Zip | Wrapping::Folder => Layers::Plain(buffered),
             Wrapping::Gzip => Layers::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(buffered))),
             Wrapping::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(buffered).and_then(|mut decoder| {
@@ -78,7 +84,12 @@ impl Input {
         }
     }
 
-    /// Bytes of the tar that were read or passed over.
+    /// Whether bytes are as they are stored.
+    pub(super) fn is_plain(&self) -> bool {
+        self.wrapping() == Wrapping::None
+    }
+
+    /// Bytes of the archive that were read or passed over.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
@@ -108,7 +119,7 @@ impl Input {
 
     /// Whether any byte can be gone to without reading those between.
     pub(super) fn can_jump(&self) -> bool {
-        self.wrapping() == Wrapping::None && self.source().can_jump()
+        self.is_plain() && self.source().can_jump()
     }
 
     /// Goes to a byte of the tar; backwards only where it is not compressed.
@@ -189,8 +200,8 @@ fn trouble_of(error: &io::Error, wrapping: Wrapping) -> Trouble {
     }
     let reason = match (error.kind(), wrapping) {
         (io::ErrorKind::UnexpectedEof, _) => Reason::TruncatedShard,
-        (_, Wrapping::None) => Reason::Unreadable,
         (_, Wrapping::Gzip | Wrapping::Zstd) => Reason::CorruptCompression,
+        (_, Wrapping::None | Wrapping::Zip | Wrapping::Folder) => Reason::Unreadable,
     };
     Trouble::new(reason, error.to_string())
 }

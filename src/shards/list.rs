@@ -1,12 +1,13 @@
 //! The shards of a run: specs in, addresses out.
 //!
 //! A spec is a path, a URL (`http(s)://`, `s3://`, `gs://`, `az://`), a glob, a folder or a prefix of a store that ends with `/` (every
-//! archive within), `pipe:COMMAND`, or `@list.txt` with one spec a line, from a file or a server; braces multiply it and `::` joins
-//! several. A relative path in a list is looked for in the current directory first, then beside the list. Duplicates are removed and
+//! archive within), `images:FOLDER` (`images.rs`), `pipe:COMMAND`, or `@list.txt` with one spec a line, from a file or a server;
+//! braces multiply it and `::` joins several. A relative path in a list is looked for in the current directory first, then beside the list. Duplicates are removed and
 //! counted. What does not exist at all is refused here, with the way out; where some of a brace range is missing, the missing
 //! shards stay in the list, so that the ledger counts them. Reading a list may ask the network, and blocks while it does.
 
 use super::expand::{expand_braces, expand_command, split_joined};
+use super::images::collect_images;
 use super::source::{Lookup, SCHEMES};
 use super::url::ShardUrl;
 use crate::config::FetchPlan;
@@ -18,9 +19,9 @@ use std::sync::Arc;
 
 /// Lists that name lists that name lists...: a circle.
 const DEEPEST: usize = 8;
-const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"];
+const ARCHIVES: [&str; 6] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip"];
 const SPEC_HINT: &str =
-    "a spec is a path, a glob, a folder, a URL (http, https, s3, gs, az), pipe:COMMAND or @list.txt";
+    "a spec is a path, a glob, a folder, a URL (http, https, s3, gs, az), images:FOLDER, pipe:COMMAND or @list.txt";
 const WILD: [char; 3] = ['*', '?', '['];
 
 /// The shards of a run, in the order of their specs.
@@ -179,7 +180,8 @@ impl Collector<'_> {
         let what = if items.len() == 1 { "there is nothing" } else { "none of its shards exists" };
         let hint = match is_remote(part) {
             true => {
-                "check the bucket and the prefix; below a prefix only archives count (.tar, .tar.gz, .tar.zst)".into()
+                "check the bucket and the prefix; below a prefix only archives count (.tar, .tar.gz, .tar.zst, .zip)"
+                    .into()
             }
             false => {
                 let here = std::env::current_dir().unwrap_or_default();
@@ -200,6 +202,9 @@ impl Collector<'_> {
         }
         if SCHEMES.iter().any(|scheme| item.starts_with(scheme)) {
             return self.stored(item);
+        }
+        if let Some(folder) = item.strip_prefix("images:") {
+            return collect_images(folder, &bases(folder, beside), &mut self.found);
         }
         let path = item.strip_prefix("file://").unwrap_or(item);
         if let Some((scheme, _)) = path.split_once("://") {

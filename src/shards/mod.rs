@@ -16,6 +16,7 @@ mod reason;
 mod url;
 mod expand;
 mod list;
+mod images;
 mod reading;
 pub mod source;
 mod input;

@@ -44,7 +44,7 @@ vocabulary! {
         HttpStatus = "http_status",
         /// The operating system cannot read the file.
         Unreadable = "unreadable",
-        /// The first bytes are of no tar, gzip or zstd: an HTML page, for instance.
+        /// The first bytes are of no tar, zip, gzip or zstd: an HTML page, for instance.
         NotAnArchive = "not_an_archive",
         /// A whole archive without a single sample.
         EmptyShard = "empty_shard",
@@ -78,6 +78,12 @@ vocabulary! {
         DecodeFailed = "decode_failed",
         /// The rest of a shard of which more than `stream.max_shard_loss` was lost: it is passed over.
         Quarantined = "quarantined",
+        /// A member of a zip that is encrypted, or compressed by a method that is not read.
+        UnsupportedMember = "unsupported_member",
+        /// The data of a member of a zip are not those that its checksum was taken of.
+        ChecksumMismatch = "checksum_mismatch",
+        /// The directory at the end of a zip names other members than were found before it.
+        DirectoryMismatch = "directory_mismatch",
     }
 }
 

@@ -22,7 +22,7 @@ const LONGEST_CLASS: u64 = 64;
 pub struct ShardSample {
     /// WebDataset key.
     pub key: String,
-    /// Byte offset of its first member's header in the uncompressed tar.
+    /// Byte offset of its first member's header in the uncompressed archive.
     pub offset: u64,
     /// Byte offset of whatever follows its last member.
     pub end: u64,
@@ -139,29 +139,16 @@ impl Samples {
     }
 
     fn take(&mut self, member: Member) {
-        let Some((key, extension)) = split_name(&member.name) else {
+        let name = if member.is_alone { split_file_name(&member.name) } else { split_name(&member.name) };
+        let Some((key, extension)) = name else {
             return;
         };
-        if self.group.as_ref().is_some_and(|group| group.key != key) {
+        if member.is_alone || self.group.as_ref().is_some_and(|group| group.key != key) {
             self.finish_group();
         }
         let group = self.group.get_or_insert_with(|| Group::new(key, member.offset));
-        group.end = member.end;
-        if group.extensions.contains(&extension) {
-            group.notices.push(Notice::RepeatedExtension);
-            return;
-        }
-        if extension == "cls" {
-            match class(self.archive.data(LONGEST_CLASS)) {
-                Some(class) => group.class = Some(class),
-                None => group.notices.push(Notice::BadClass),
-            }
-        } else if group.image.is_none() && IMAGE_EXTENSIONS.contains(&extension.as_str()) {
-            group.image = group.read(&mut self.archive, self.most);
-        } else if group.image.is_none() && group.image_by_content.is_none() && looks_like_image(self.archive.head()) {
-            group.image_by_content = group.read(&mut self.archive, self.most);
-        }
-        group.extensions.push(extension);
+        group.take(extension, &mut self.archive, self.most);
+        group.end = self.archive.member_end();
     }
 
     fn finish_group(&mut self) {
@@ -189,7 +176,8 @@ impl Samples {
     /// The sample that damage befell is lost with it.
     fn give_up_group(&mut self, trouble: &Trouble) {
         if let Some(group) = self.group.take() {
-            let trouble = Trouble::new(trouble.reason, "the sample at which the damage begins");
+            let begins = || Trouble::new(trouble.reason, "the sample at which the damage begins");
+            let trouble = group.trouble.unwrap_or_else(begins);
             self.ready.push_back(Step::Lost(Lost { key: Some(group.key), offset: group.offset, trouble }));
         }
     }
@@ -210,12 +198,34 @@ impl Group {
         }
     }
 
+    fn take(&mut self, extension: String, archive: &mut Archive, most: u64) {
+        if self.extensions.contains(&extension) {
+            self.notices.push(Notice::RepeatedExtension);
+            return;
+        }
+        if extension == "cls" {
+            match class(archive.data(LONGEST_CLASS)) {
+                Some(class) => self.class = Some(class),
+                None => self.notices.push(Notice::BadClass),
+            }
+        } else if self.image.is_none() && IMAGE_EXTENSIONS.contains(&extension.as_str()) {
+            self.image = self.read(archive, most);
+        } else if self.image.is_none() && self.image_by_content.is_none() && looks_like_image(archive.head()) {
+            self.image_by_content = self.read(archive, most);
+        }
+        self.extensions.push(extension);
+    }
+
     fn read(&mut self, archive: &mut Archive, most: u64) -> Option<Bytes> {
         match archive.data(most) {
             Data::Whole(data) => Some(data),
             Data::TooLarge(size) => {
                 let detail = format!("{size} bytes, stream.max_member_mib allows {most}");
                 self.trouble = Some(Trouble::new(Reason::MemberTooLarge, detail));
+                None
+            }
+            Data::Damaged(trouble) => {
+                self.trouble = Some(trouble);
                 None
             }
             // the archive tells of the cut next, which gives up the group
@@ -227,7 +237,7 @@ impl Group {
 fn class(data: Data) -> Option<i64> {
     match data {
         Data::Whole(data) => std::str::from_utf8(&data).ok()?.trim().parse().ok(),
-        Data::TooLarge(_) | Data::Cut => None,
+        Data::TooLarge(_) | Data::Damaged(_) | Data::Cut => None,
     }
 }
 
@@ -243,6 +253,17 @@ pub(super) fn split_name(name: &str) -> Option<(String, String)> {
         return None;
     }
     Some((name[..dot].to_owned(), name[dot + 1..].to_lowercase()))
+}
+
+/// Key and lower-cased extension of a file that is a sample of its own: the key is all but the last extension.
+fn split_file_name(name: &str) -> Option<(String, String)> {
+    let (key, extension) = name.rsplit_once('.')?;
+    Some((key.to_owned(), extension.to_lowercase()))
+}
+
+/// Whether a name has the extension of an image.
+pub(super) fn is_image_name(name: &str) -> bool {
+    split_file_name(name).is_some_and(|(_, extension)| IMAGE_EXTENSIONS.contains(&extension.as_str()))
 }
 
 /// Whether bytes begin like an image of a common format.

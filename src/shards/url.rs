@@ -1,4 +1,5 @@
-//! The address of one shard: a local path, an `http(s)://` URL, an object of a store (`s3://`, `gs://`, `az://`), or a command.
+//! The address of one shard: a local path, an `http(s)://` URL, an object of a store (`s3://`, `gs://`, `az://`), a folder of images,
+//! or a command.
 //!
 //! What is shown and stored is the *name*: the address without user, password, query and fragment, since those hold
 //! credentials and signatures. The name is also the shard's identity (ids, cursor, ledger), so a URL that is signed anew stays
@@ -27,6 +28,44 @@ pub(super) enum Address {
     Store(Arc<str>),
     /// Standard output of a command of `sh`
     Pipe(Arc<str>),
+    /// The image files of a folder
+    Images(ImageFolder),
+}
+
+/// A folder whose image files are samples.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct ImageFolder {
+    root: PathBuf,
+    /// The folder within `root`, with all below it; none for the files of `root` itself.
+    within: Option<PathBuf>,
+}
+
+impl ImageFolder {
+    /// The files of a folder itself.
+    pub(super) fn flat(root: &Path) -> Self {
+        Self { root: root.to_owned(), within: None }
+    }
+
+    /// A folder in `root`, with all below it.
+    pub(super) fn deep(root: &Path, within: impl Into<PathBuf>) -> Self {
+        Self { root: root.to_owned(), within: Some(within.into()) }
+    }
+
+    /// Where its files are.
+    pub(super) fn path(&self) -> PathBuf {
+        self.within.as_ref().map_or_else(|| self.root.clone(), |within| self.root.join(within))
+    }
+
+    /// Whether folders within belong to it.
+    pub(super) fn is_deep(&self) -> bool {
+        self.within.is_some()
+    }
+
+    /// The name of a file as part of a key: its path from the root of the spec.
+    pub(super) fn key_of(&self, file: &Path) -> String {
+        let within = self.within.as_deref().unwrap_or(Path::new(""));
+        within.join(file).to_string_lossy().into_owned()
+    }
 }
 
 impl ShardUrl {
@@ -56,6 +95,18 @@ impl ShardUrl {
         let spec = format!("{PIPE}{command}");
         let name = format!("{} #{:016x}", shown(&spec), xxh3_64(identity(&spec).as_bytes()));
         Self { name: name.into(), address: Address::Pipe(command.into()) }
+    }
+
+    /// A folder of images.
+    pub(super) fn images(folder: ImageFolder) -> Self {
+        Self { name: format!("images:{}", folder.path().display()).into(), address: Address::Images(folder) }
+    }
+
+    pub(super) fn folder(&self) -> Option<&ImageFolder> {
+        match &self.address {
+            Address::Images(folder) => Some(folder),
+            Address::Local(_) | Address::Remote(_) | Address::Store(_) | Address::Pipe(_) => None,
+        }
     }
 
     /// The address without credentials, signatures and fragment: what may be shown, and the identity of the shard.

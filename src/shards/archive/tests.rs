@@ -1,4 +1,4 @@
-//! Whole and damaged archives, read as samples.
+//! Whole and damaged tars, read as samples.
 
 use super::super::sample::{Samples, Step};
 use super::super::testing::{fetch, gzip, image, samples, tar_of, zstd};
@@ -7,13 +7,15 @@ use proptest::prelude::*;
 
 /// What came of a shard: keys of samples, losses as (reason, key, offset), and the ending.
 #[derive(Debug)]
-struct Read {
-    keys: Vec<String>,
-    lost: Vec<(Reason, Option<String>, u64)>,
-    ending: Ending,
+pub(super) struct Read {
+    pub keys: Vec<String>,
+    pub lost: Vec<(Reason, Option<String>, u64)>,
+    pub ending: Ending,
+    pub images: Vec<Bytes>,
+    pub places: Vec<(u64, u64)>,
 }
 
-fn with_fetcher<T>(url: &ShardUrl, then: impl FnOnce(&Arc<Fetcher>, &Arc<Reading>) -> T) -> T {
+pub(super) fn with_fetcher<T>(url: &ShardUrl, then: impl FnOnce(&Arc<Fetcher>, &Arc<Reading>) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let fetcher = {
         let _entered = runtime.enter();
@@ -22,12 +24,18 @@ fn with_fetcher<T>(url: &ShardUrl, then: impl FnOnce(&Arc<Fetcher>, &Arc<Reading
     then(&fetcher, &Reading::new(Arc::clone(url.name())))
 }
 
-fn read_from(bytes: &[u8], offset: u64, most: u64) -> Read {
+pub(super) fn read_from(bytes: &[u8], offset: u64, most: u64) -> Read {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     let url = ShardUrl::local(file.path());
     with_fetcher(&url, |fetcher, reading| {
-        let mut read = Read { keys: Vec::new(), lost: Vec::new(), ending: Ending::complete() };
+        let mut read = Read {
+            keys: Vec::new(),
+            lost: Vec::new(),
+            ending: Ending::complete(),
+            images: Vec::new(),
+            places: Vec::new(),
+        };
         let opened = Archive::open(&url, fetcher, reading).map(|archive| Samples::new(archive, most));
         let opened = opened.and_then(|mut samples| samples.go_to(offset).map(|()| samples));
         let mut samples = match opened {
@@ -36,7 +44,11 @@ fn read_from(bytes: &[u8], offset: u64, most: u64) -> Read {
         };
         loop {
             match samples.step() {
-                Step::Sample(sample) => read.keys.push(sample.key),
+                Step::Sample(sample) => {
+                    read.keys.push(sample.key);
+                    read.images.push(sample.image);
+                    read.places.push((sample.offset, sample.end));
+                }
                 Step::Lost(lost) => read.lost.push((lost.trouble.reason, lost.key, lost.offset)),
                 Step::End(ending) => {
                     read.ending = ending;
@@ -47,11 +59,11 @@ fn read_from(bytes: &[u8], offset: u64, most: u64) -> Read {
     })
 }
 
-fn read(bytes: &[u8]) -> Read {
+pub(super) fn read(bytes: &[u8]) -> Read {
     read_from(bytes, 0, 1 << 20)
 }
 
-fn keys(name: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
+pub(super) fn keys(name: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|i| format!("{name}/{i}")).collect()
 }
 
@@ -87,12 +99,12 @@ fn names_and_sizes_in_extension_headers() {
     assert_eq!(read(&gnu).keys, ["a", &long, "z"]);
 
     // a PAX path with line ends in another value, and a size that its ustar header does not tell
-    let mut builder = tar::Builder::new(Vec::new());
+    let mut builder = ::tar::Builder::new(Vec::new());
     let data = image("pax");
     let size = data.len().to_string();
     let records = [("comment", &b"x\n9 size=0\n"[..]), ("path", b"p\xc3\xa4x.jpg"), ("size", size.as_bytes())];
     builder.append_pax_extensions(records).unwrap();
-    let mut header = tar::Header::new_ustar();
+    let mut header = ::tar::Header::new_ustar();
     header.set_path("short.jpg").unwrap();
     header.set_size(0);
     header.set_cksum();
@@ -110,7 +122,7 @@ fn names_and_sizes_in_extension_headers() {
 fn every_cut_is_noticed_and_costs_no_whole_sample() {
     let tar = samples("s", 4);
     let ends: Vec<usize> = {
-        let mut archive = tar::Archive::new(tar.as_slice());
+        let mut archive = ::tar::Archive::new(tar.as_slice());
         let ends = archive.entries().unwrap().map(|entry| {
             let entry = entry.unwrap();
             (entry.raw_file_position() + entry.size().next_multiple_of(512)) as usize
@@ -240,7 +252,7 @@ fn samples_by_the_rule() {
 #[test]
 fn going_on_at_any_sample_gives_the_rest() {
     let tar = samples("s", 6);
-    let mut archive = tar::Archive::new(tar.as_slice());
+    let mut archive = ::tar::Archive::new(tar.as_slice());
     let offsets: Vec<u64> = archive.entries().unwrap().map(|entry| entry.unwrap().raw_header_position()).collect();
     for bytes in [tar.clone(), gzip(&tar), zstd(&tar)] {
         for (i, &offset) in offsets.iter().step_by(2).enumerate() {

@@ -153,6 +153,7 @@ impl Source {
                 let (file, length) = local::open(path)?;
                 (Body::File(file), length)
             }
+            Address::Images(_) => return Err(Trouble::new(Reason::Unreadable, "is a folder")),
             Address::Remote(address) => return Self::open_remote(fetcher.remote(address)?, fetcher, reading),
             Address::Store(address) => {
                 return Self::open_remote(Arc::new(fetcher.stores.object(address)?), fetcher, reading);

@@ -1,104 +1,32 @@
-//! The members of one shard, and a verdict on the whole of it.
+//! The members of a tar, and every kind of damage in it.
 //!
-//! In: the bytes of one shard. Out: every regular file of the tar, one by one, with the byte offsets of its header and its
-//! end in the *uncompressed* tar; damage, where there is some; and at the end a [`Verdict`]. The `tar` crate reads
+//! In: the uncompressed bytes. Out: every regular file, with the byte offsets of its header and its end. The `tar` crate reads
 //! the headers; the walk from header to header is done here, since the crate's own iterator ends quietly where an archive is
 //! cut at a member's boundary or inside a header, and cannot go on behind a garbled one.
 //!
 //! Complete means: two zero blocks, nothing behind them, and every checksum of gzip or zstd in order. No size found in a header is
 //! believed before its bytes have come: nothing is allocated ahead.
 
-mod header;
-
-use self::header::{BLOCK, Block, has_no_data, is_header, is_zero, padded, pax_records};
-use super::input::Input;
-pub use super::input::Wrapping;
-use super::reading::Reading;
-use super::reason::{Reason, Trouble};
-use super::source::{Fetcher, Source};
-use super::url::ShardUrl;
-use bytes::Bytes;
-use std::sync::Arc;
+use super::super::input::Input;
+use super::super::reason::{Reason, Trouble};
+use super::header::{BLOCK, Block, has_no_data, is_header, is_zero, padded, pax_records};
+use super::{Data, Ending, HEAD, Member, Next, cut_ending};
 use tar::{EntryType, Header};
 
 /// Extension headers hold names and numbers: more than this is garbage or an attack.
 const LONGEST_EXTENSION: u64 = 1024 * 1024;
 const MOST_EXTENSIONS: usize = 16;
-/// Bytes that tell what a member is.
-const HEAD: u64 = 16;
 
-/// How a shard ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Read to its proper end.
-    Complete,
-    /// Readable up to this byte of the uncompressed tar.
-    TruncatedAt(u64),
-    /// Not readable at all.
-    Failed(Reason),
-}
-
-/// The verdict, and the particulars where it is a bad one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ending {
-    /// How the shard ended.
-    pub verdict: Verdict,
-    /// Why, unless it is complete.
-    pub trouble: Option<Trouble>,
-}
-
-impl Ending {
-    /// A shard that could not be read at all.
-    pub fn failed(trouble: Trouble) -> Self {
-        Self { verdict: Verdict::Failed(trouble.reason), trouble: Some(trouble) }
-    }
-
-    fn complete() -> Self {
-        Self { verdict: Verdict::Complete, trouble: None }
-    }
-}
-
-/// A regular file in the archive, before its data are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its path in the archive.
-    pub name: String,
-    /// Byte offset of its first header, extension headers included.
-    pub offset: u64,
-    /// Byte offset of whatever follows its data.
-    pub end: u64,
-}
-
-/// What comes next in an archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// A regular file. [`Archive::data`] reads it; otherwise it is skipped.
-    Member(Member),
-    /// Something unreadable from this byte on, skipped.
-    Damage(u64, Trouble),
-    /// The end; the same again if asked again.
-    End(Ending),
-}
-
-/// The data of a member.
-#[derive(Debug)]
-pub enum Data {
-    /// All of them.
-    Whole(Bytes),
-    /// More bytes than asked for; this many. They will be skipped.
-    TooLarge(u64),
-    /// The shard ends within.
-    Cut,
-}
-
-/// One shard, being walked.
-pub struct Archive {
+/// One tar, being walked.
+pub(super) struct Tar {
     input: Input,
     /// Data of the current member that came already, for [`Archive::head`].
     head: Vec<u8>,
     /// Data of the current member that are still to come, and the padding after them.
     unread: u64,
     padding: u64,
+    /// Where the current member's data and padding end.
+    end: u64,
     /// A block that was read ahead.
     ahead: Option<Block>,
     ending: Option<Ending>,
@@ -121,52 +49,19 @@ enum Walked {
     Cut,
 }
 
-impl Archive {
-    /// Opens a shard and looks at its first header. Blocks: not for async code.
-    ///
-    /// # Errors
-    /// Why it cannot be read at all.
-    pub fn open(url: &ShardUrl, fetcher: &Arc<Fetcher>, reading: &Arc<Reading>) -> Result<Self, Trouble> {
-        let input = Input::open(Source::open(url, fetcher, reading)?)?;
-        let mut archive = Self { input, head: Vec::new(), unread: 0, padding: 0, ahead: None, ending: None };
-        let mut first = Vec::new();
-        archive.input.read(BLOCK, &mut first);
-        if let (true, Some(trouble)) = (first.is_empty(), archive.input.trouble()) {
-            return Err(trouble.clone());
-        }
-        if first.is_empty() {
-            return Err(Trouble::new(Reason::EmptyShard, "no bytes"));
-        }
-        match Block::try_from(first.as_slice()) {
-            Ok(block) if is_zero(&block) || is_header(&block) => archive.ahead = Some(block),
-            _ => return Err(not_an_archive(&first, archive.wrapping())),
-        }
-        Ok(archive)
+impl Tar {
+    /// Whether a block begins a tar.
+    pub(super) fn is_one(first: &Block) -> bool {
+        is_zero(first) || is_header(first)
     }
 
-    /// What the tar is wrapped in.
-    pub fn wrapping(&self) -> Wrapping {
-        self.input.wrapping()
+    /// A tar of which the first block is taken already.
+    pub(super) fn new(input: Input, first: Block) -> Self {
+        Self { input, head: Vec::new(), unread: 0, padding: 0, end: 0, ahead: Some(first), ending: None }
     }
 
-    /// Length in bytes of the shard as it is stored, if it is known.
-    pub fn stored_length(&self) -> Option<u64> {
-        self.input.stored_length()
-    }
-
-    /// The version of the shard as the server tells it.
-    pub fn tag(&self) -> Option<&str> {
-        self.input.tag()
-    }
-
-    /// Bytes of the uncompressed tar read so far.
-    pub fn position(&self) -> u64 {
-        self.input.position()
-    }
-
-    /// Whether [`Archive::go_to`] reads none of the bytes between, backwards too: a server is asked for a range.
-    pub fn can_jump(&self) -> bool {
-        self.input.can_jump()
+    pub(super) fn input(&self) -> &Input {
+        &self.input
     }
 
     /// Goes on at a byte of the uncompressed tar where a member begins or ends. A compressed shard is read up to there, and
@@ -174,7 +69,7 @@ impl Archive {
     ///
     /// # Errors
     /// The shard ends before that byte, or cannot be read from there.
-    pub fn go_to(&mut self, offset: u64) -> Result<(), Trouble> {
+    pub(super) fn go_to(&mut self, offset: u64) -> Result<(), Trouble> {
         if self.next_offset() == offset && self.unread + self.padding == 0 {
             return Ok(());
         }
@@ -186,7 +81,7 @@ impl Archive {
     }
 
     /// What comes next.
-    pub fn step(&mut self) -> Next {
+    pub(super) fn step(&mut self) -> Next {
         if let Some(ending) = &self.ending {
             return Next::End(ending.clone());
         }
@@ -233,14 +128,14 @@ impl Archive {
     }
 
     /// The first bytes of the current member, 16 at most.
-    pub fn head(&mut self) -> &[u8] {
+    pub(super) fn head(&mut self) -> &[u8] {
         let missing = HEAD.saturating_sub(self.head.len() as u64).min(self.unread);
         self.unread -= self.input.read(missing, &mut self.head);
         &self.head
     }
 
     /// The data of the current member, if they are no more than `most` bytes.
-    pub fn data(&mut self, most: u64) -> Data {
+    pub(super) fn data(&mut self, most: u64) -> Data {
         let size = self.head.len() as u64 + self.unread;
         if size > most {
             return Data::TooLarge(size);
@@ -252,6 +147,11 @@ impl Archive {
             0 => Data::Whole(data.into()),
             _ => Data::Cut,
         }
+    }
+
+    /// The byte at which the current member's data and padding end.
+    pub(super) fn member_end(&self) -> u64 {
+        self.end
     }
 
     /// The byte at which the next header begins.
@@ -303,7 +203,8 @@ impl Archive {
         if !(kind.is_file() || kind.is_contiguous()) || extensions.sparse || name.ends_with('/') {
             return Walked::Skipped;
         }
-        Walked::Member(Member { name, offset, end })
+        self.end = end;
+        Walked::Member(Member { name, offset, is_alone: false })
     }
 
     /// Skips the data of a header that belongs to the next one.
@@ -408,7 +309,7 @@ impl Archive {
         if self.ahead.is_none() {
             let ending = match (zero_blocks >= 2, self.input.trouble()) {
                 (true, None) => Ending::complete(),
-                _ => self.cut_ending("behind a garbled header"),
+                _ => cut_ending(&self.input, self.input.position(), "behind a garbled header"),
             };
             self.ending = Some(ending);
         }
@@ -416,31 +317,9 @@ impl Archive {
         Next::Damage(offset, Trouble::new(Reason::GarbledHeader, format!("{skipped} bytes skipped")))
     }
 
-    fn cut_ending(&self, place: &str) -> Ending {
-        let at = self.input.position();
-        let trouble = match self.input.trouble() {
-            Some(trouble) => Trouble::new(trouble.reason, format!("ends {place} at byte {at}: {}", trouble.detail)),
-            None => Trouble::new(Reason::TruncatedShard, format!("ends {place} at byte {at}")),
-        };
-        Ending { verdict: Verdict::TruncatedAt(at), trouble: Some(trouble) }
-    }
-
     fn cut(&mut self, place: &str) -> Next {
-        let ending = self.cut_ending(place);
+        let ending = cut_ending(&self.input, self.input.position(), place);
         self.ending = Some(ending.clone());
         Next::End(ending)
     }
 }
-
-fn not_an_archive(first: &[u8], wrapping: Wrapping) -> Trouble {
-    let shown = first.iter().take(60).map(|&byte| if (32..127).contains(&byte) { char::from(byte) } else { '.' });
-    let what = match wrapping {
-        Wrapping::None => "begins with",
-        Wrapping::Gzip => "is gzip of something that begins with",
-        Wrapping::Zstd => "is zstd of something that begins with",
-    };
-    Trouble::new(Reason::NotAnArchive, format!("{what} \"{}\"", shown.collect::<String>()))
-}
-
-#[cfg(test)]
-mod tests;

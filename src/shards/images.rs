@@ -1,0 +1,70 @@
+//! Folders of image files as shards: what `images:FOLDER` stands for.
+//!
+//! In: a folder. Out: a shard for each folder in it that holds an image, with all below it, and one for the images in the
+//! folder itself. So `images:photos` over YFCC100M's `photos/HHH/HHH/HASH.jpg` is 4,096 shards, and over class folders one a class;
+//! how deep or uneven the folders are does not matter, since lanes are filled sample by sample.
+
+use super::sample::is_image_name;
+use super::url::{ImageFolder, ShardUrl};
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Adds the shards of a folder, looked for in each of `bases`; false if it is not there or has no image.
+pub(super) fn collect_images(folder: &str, bases: &[PathBuf], found: &mut Vec<ShardUrl>) -> Result<bool> {
+    if folder.contains("://") {
+        return Err(Error::usage(format!(
+            "shard spec \"images:{}\": not a local folder",
+            crate::secrets::shown(folder)
+        ))
+        .with_hint("mount the bucket, or pack its images into shards"));
+    }
+    let Some(root) = bases.iter().map(|base| base.join(folder)).find(|path| path.is_dir()) else {
+        return Ok(false);
+    };
+    let before = found.len();
+    let (names, has_images) = look(&root)?;
+    if has_images {
+        found.push(ShardUrl::images(ImageFolder::flat(&root)));
+    }
+    for name in names {
+        if holds_images(&root.join(&name))? {
+            found.push(ShardUrl::images(ImageFolder::deep(&root, name)));
+        }
+    }
+    Ok(found.len() > before)
+}
+
+/// The folders in a folder by name, and whether an image is among its files.
+fn look(folder: &Path) -> Result<(Vec<std::ffi::OsString>, bool)> {
+    let failed = |source| Error::file("read", folder, &source);
+    let (mut names, mut has_images) = (Vec::new(), false);
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if text.starts_with('.') {
+            continue;
+        }
+        if entry.file_type().map_err(failed)?.is_dir() {
+            names.push(name);
+        } else {
+            has_images |= is_image_name(&text);
+        }
+    }
+    names.sort();
+    Ok((names, has_images))
+}
+
+/// Whether there is an image anywhere below: as a rule in the first folder looked into.
+fn holds_images(folder: &Path) -> Result<bool> {
+    let (names, has_images) = look(folder)?;
+    if has_images {
+        return Ok(true);
+    }
+    for name in names {
+        if holds_images(&folder.join(name))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
