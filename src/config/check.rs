@@ -3,6 +3,8 @@
 //! In comes a typed plan; out come [`Problem`]s, none for a plan that can run. What only the data can tell (whether the
 //! list is finite, as `refresh = "full"` needs it, or longer than the bank) is not looked at here.
 
+use crate::shards::metadata::LICENCES;
+
 use super::{Arch, AssignerKind, Balance, Encoder, Plan, Refresh, Schedule};
 
 /// A value that is out of its range, or at odds with another.
@@ -62,6 +64,15 @@ impl Plan {
         });
         checks.above("stream.follow_every_s", stream.follow_every_s, 0.0);
         checks.zero_or_above("stream.follow_settle_s", stream.follow_settle_s);
+        for name in &stream.licences {
+            checks.require(LICENCES.contains(&name.as_str()), &["stream.licences"], || {
+                format!("stream.licences: \"{name}\" is not one of {}", LICENCES.join(", "))
+            });
+        }
+        let has_metadata = !stream.metadata.trim().is_empty();
+        checks.require(stream.licences.is_empty() || has_metadata, &["stream.metadata", "stream.licences"], || {
+            "stream.licences needs stream.metadata, the file that knows the licences".into()
+        });
     }
 
     fn check_fetch(&self, checks: &mut Checks) {
@@ -348,6 +359,8 @@ mod tests {
             ("stream.max_megapixels", |plan| plan.stream.max_megapixels = f64::NAN),
             ("stream.max_loss_rate", |plan| plan.stream.max_loss_rate = 1.1),
             ("stream.loss_window", |plan| plan.stream.loss_window = 0),
+            ("stream.licences", |plan| plan.stream.licences = vec!["gpl".into()]),
+            ("stream.metadata", |plan| plan.stream.licences = vec!["by".into()]),
             ("filter.max_aspect", |plan| plan.filter.max_aspect = 0.5),
             ("filter.uniform", |plan| plan.filter.uniform = -1.0),
             ("filter.near_bits", |plan| plan.filter.near_bits = 9),

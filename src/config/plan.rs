@@ -250,6 +250,21 @@ pub struct Plan {
     pub filter: FilterPlan,
 }
 
+choice! {
+    /// What the keys of samples are in the metadata.
+    MetadataKey {
+        /// Told by each key: hashes, photo ids of more than 8 digits, line numbers padded to 8 digits or spelt by folder, zip and
+        /// member. A key that could be two of these is unknown.
+        Auto = "auto",
+        /// Hashes, unpadded as YFCC100M has them.
+        Hash = "hash",
+        /// Photo ids.
+        Id = "id",
+        /// Line numbers.
+        Line = "line",
+    }
+}
+
 /// `[stream]`: which shards, in which order, and how much may be lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -293,6 +308,13 @@ pub struct StreamPlan {
     pub follow_every_s: f64,
     /// Seconds without a change until a file counts as whole, with `follow`.
     pub follow_settle_s: f64,
+    /// Licences of photographs trained on, as `["by", "by-sa"]`; others, and those nobody knows, are passed over. Empty is any.
+    pub licences: Vec<String>,
+    /// YFCC100M's metadata, which know the licences: tab-separated lines, plain, `.gz` or `.zst`. A table is made beside them, once:
+    /// 24 bytes a line, or 8 with `metadata_key`.
+    pub metadata: String,
+    /// What the keys of samples are in the metadata.
+    pub metadata_key: MetadataKey,
 }
 
 impl Default for StreamPlan {
@@ -316,6 +338,9 @@ impl Default for StreamPlan {
             follow: false,
             follow_every_s: 10.0,
             follow_settle_s: 5.0,
+            licences: Vec::new(),
+            metadata: String::new(),
+            metadata_key: MetadataKey::Auto,
         }
     }
 }

@@ -25,6 +25,7 @@ pub use turn::Turn;
 
 use crate::config::{StreamPlan, ViewsPlan};
 use crate::ingest::{RawSample, SampleMeta};
+use crate::shards::metadata::Licences;
 use crate::shards::{Notice, Reason, Rejection, Trouble};
 use counters::Clock;
 use std::cell::Cell;
@@ -40,6 +41,7 @@ pub struct Decoder {
     dct_scaling: bool,
     cropping: bool,
     filter: Filter,
+    licences: Option<Arc<Licences>>,
     counters: Arc<Counters>,
 }
 
@@ -111,6 +113,7 @@ impl Decoder {
             dct_scaling: true,
             cropping: true,
             filter: Filter::default(),
+            licences: None,
             counters: Arc::default(),
         }
     }
@@ -131,6 +134,12 @@ impl Decoder {
     #[must_use]
     pub fn with_filter(self, filter: Filter) -> Self {
         Self { filter, ..self }
+    }
+
+    /// Passes over photographs of other licences, before anything else is looked at.
+    #[must_use]
+    pub fn with_licences(self, licences: Option<Arc<Licences>>) -> Self {
+        Self { licences, ..self }
     }
 
     /// Side of the views, in pixels.
@@ -177,6 +186,9 @@ impl Decoder {
         center: Option<&mut [u8]>,
         train: Option<&mut [u8]>,
     ) -> Result<Decoded, Rejection> {
+        if let Some(licences) = &self.licences {
+            licences.judge(&sample.meta.shard, &sample.meta.key)?;
+        }
         let mut clock = Clock::start(&self.counters);
         let kinds = [center.is_some().then_some(Kind::Center), train.is_some().then_some(Kind::Train)];
         let format = sniff(&sample.image)?;

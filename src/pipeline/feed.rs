@@ -11,6 +11,7 @@ use crate::decode::{Counters, Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample, Share};
 use crate::shards::index::{Row, RowVerdict};
+use crate::shards::metadata::Licences;
 use crate::shards::{Ledger, Rejection, ShardList};
 use crate::torch::device::Placement;
 use crate::train::upload::IN_FLIGHT;
@@ -44,7 +45,7 @@ pub struct FeedPlan {
     pub train_views: bool,
     /// Batches that the trainer holds at once.
     pub held: usize,
-    /// Which rules of `[filter]` hold.
+    /// Which rules of `[filter]` hold, and with any of them `stream.licences`.
     pub filters: Filters,
 }
 
@@ -114,6 +115,10 @@ impl Feed {
         let decoder = Decoder::new(&plan.views, &plan.stream);
         let decoders = Arc::clone(decoder.counters());
         let filter = Filter::new(&plan.filter);
+        let decoder = match feed.filters {
+            Filters::None => decoder,
+            Filters::Alone | Filters::All(_) => decoder.with_licences(Licences::open(&plan.stream)?),
+        };
         let (decoder, sieve) = match feed.filters {
             Filters::None => (decoder, Sieve::default()),
             Filters::Alone => (decoder.with_filter(filter), Sieve::default()),

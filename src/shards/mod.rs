@@ -7,6 +7,7 @@
 //! * [`source`] gives the bytes of one shard, from a file or over HTTP.
 //! * [`archive`] takes gzip or zstd off, walks the tar and notices every kind of damage.
 //! * [`sample`] groups members by WebDataset's rule.
+//! * [`metadata`] knows licences and authors of YFCC100M's photographs.
 //! * [`Ledger`] records what was lost and stops a run that loses too much.
 //! * [`index`] keeps what each sample is, learnt on the way; [`replay`] tries again what was lost.
 //!
@@ -26,6 +27,7 @@ pub mod ledger;
 pub mod audit;
 pub mod replay;
 pub mod index;
+pub mod metadata;
 pub mod pack;
 #[cfg(test)]
 pub(crate) mod testing;
