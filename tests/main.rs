@@ -21,3 +21,4 @@ mod small_process;
 mod stores;
 mod stream;
 mod strict;
+mod yfcc;

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 2 usage or pipeline file, 3 data, 4 device or libtorch, 130 interrupted with a snapshot written.
 
+mod attribution;
 mod completions;
 mod doctor;
 mod embed;

@@ -35,6 +35,8 @@ pub(super) enum Command {
     Index(index::Arguments),
     /// Write shards from a folder of images; class folders become labels (.cls)
     Pack(PackArguments),
+    /// Whom to name: title, author, page and licence of each photograph used
+    Attribution(super::attribution::Arguments),
 }
 
 /// The arguments of `shoal shards list`.
@@ -92,6 +94,7 @@ pub(super) fn run(command: &Command) -> Result<()> {
         Command::Check(arguments) => check::run(arguments),
         Command::Index(arguments) => index::run(arguments),
         Command::Pack(arguments) => write_shards(arguments),
+        Command::Attribution(arguments) => super::attribution::run(arguments),
     }
 }
 

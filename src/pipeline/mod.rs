@@ -13,6 +13,7 @@ pub mod find;
 mod guard;
 pub mod run_folder;
 pub mod stop;
+pub mod used;
 
 use crate::batch::Standing;
 use crate::config::{Indexing, Plan, Precision, Refresh};

@@ -1,0 +1,78 @@
+//! Which samples were used: nothing of that size is written down during a run, since the stream says it again.
+//!
+//! In: a run folder, or a list. Out: each sample without its pixels. What a run has used is what its stream gives from the beginning up
+//! to the cursor of its last snapshot, in the same order: samples that did not decode, or that a filter passed over, are among them. A run past
+//! its first pass has used the whole list.
+
+use super::start_runtime;
+use crate::config::{FetchPlan, Plan, StreamPlan};
+use crate::error::{Error, Result};
+use crate::ingest::{self, Cursor, Passes, Progress, SampleMeta};
+use crate::shards::metadata::Licences;
+use crate::shards::{Ledger, ShardList};
+use crate::snapshot::Snapshot;
+use crate::train::state::Position;
+use futures_util::StreamExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Tells `each` of every sample that a run has used, of those licences that its pipeline names.
+///
+/// # Errors
+/// The folder is no run or has no snapshot, nothing of its list can be read, or `each` fails.
+pub fn by_run(run: &Path, mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Result<()> {
+    let plan = Plan::load(&run.join("pipeline.toml"), &[])?;
+    let mut last = None;
+    for folder in crate::snapshot::folders(run)? {
+        last = Snapshot::open(&folder).ok().map(|_| folder).or(last);
+    }
+    let folder = last.ok_or_else(|| {
+        Error::data(format!("{} has no snapshot", run.display()))
+            .with_hint("a run that wrote none has used nothing for good")
+    })?;
+    let end = Position::read(&folder)?.cursor;
+    let licences = Licences::open(&plan.stream)?;
+    let passes = if end.pass() == 0 { Passes::Endless } else { Passes::Once };
+    walk(&plan.stream, &plan.fetch, passes, |sample, cursor| {
+        if sample.pass > 0 {
+            return Ok(false);
+        }
+        if licences.as_ref().is_none_or(|licences| licences.judge(&sample.shard, &sample.key).is_ok()) {
+            each(sample)?;
+        }
+        Ok(passes == Passes::Once || *cursor != end)
+    })
+}
+
+/// Tells `each` of every sample of a list.
+///
+/// # Errors
+/// Nothing of the list can be read, or `each` fails.
+pub fn by_list(specs: &[String], mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Result<()> {
+    let stream = StreamPlan { shards: specs.to_vec(), ..StreamPlan::default() };
+    walk(&stream, &FetchPlan::default(), Passes::Once, |sample, _| each(sample).map(|()| true))
+}
+
+/// Reads a stream from its beginning for as long as `wants_more` says.
+fn walk(
+    stream: &StreamPlan,
+    fetch: &FetchPlan,
+    passes: Passes,
+    mut wants_more: impl FnMut(&SampleMeta, &Cursor) -> Result<bool>,
+) -> Result<()> {
+    let stream = StreamPlan { max_loss_rate: 1.0, ..stream.clone() };
+    let list = ShardList::parse(&stream.shards)?;
+    let ledger = Arc::new(Ledger::in_memory(&stream));
+    let progress = Arc::new(Progress::default());
+    start_runtime()?.block_on(async {
+        let samples = ingest::stream(list, &stream, fetch, passes, Cursor::default(), ledger, progress);
+        let mut samples = std::pin::pin!(samples);
+        while let Some(sample) = samples.next().await {
+            let sample = sample?;
+            if !wants_more(&sample.meta, &sample.cursor)? {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
