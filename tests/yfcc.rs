@@ -4,7 +4,7 @@ use crate::run::{binary, root, shoal, small_pipeline, steps};
 use futures_util::StreamExt;
 use shoal::config::{FetchPlan, MetadataKey, StreamPlan};
 use shoal::decode::Decoder;
-use shoal::ingest::{Cursor, Passes, Progress, RawSample, stream};
+use shoal::ingest::{Cursor, Opening, Passes, RawSample, stream};
 use shoal::shards::metadata::{LICENCES, Licences};
 use shoal::shards::{Filtered, Ledger, Reason, Rejection, ShardList};
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,8 +167,8 @@ async fn read(
     passes: Passes,
 ) -> (Vec<RawSample>, BTreeMap<Reason, u64>) {
     let ledger = Arc::new(Ledger::in_memory(&plan()));
-    let progress = Arc::new(Progress::default());
-    let samples = stream(list.clone(), &plan(), &FetchPlan::default(), passes, start, Arc::clone(&ledger), progress);
+    let opening = Opening::new(list.clone(), &plan(), &FetchPlan::default(), passes, Arc::clone(&ledger));
+    let samples = stream(Opening { start, ..opening });
     let samples = samples.map(|sample| sample.unwrap()).take(count).collect().await;
     (samples, ledger.losses())
 }

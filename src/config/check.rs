@@ -359,7 +359,9 @@ mod tests {
             ("stream.max_megapixels", |plan| plan.stream.max_megapixels = f64::NAN),
             ("stream.max_loss_rate", |plan| plan.stream.max_loss_rate = 1.1),
             ("stream.loss_window", |plan| plan.stream.loss_window = 0),
-            ("stream.licences", |plan| plan.stream.licences = vec!["gpl".into()]),
+            ("stream.licences", |plan| {
+                (plan.stream.licences, plan.stream.metadata) = (vec!["gpl".into()], "photos.tsv".into());
+            }),
             ("stream.metadata", |plan| plan.stream.licences = vec!["by".into()]),
             ("filter.max_aspect", |plan| plan.filter.max_aspect = 0.5),
             ("filter.uniform", |plan| plan.filter.uniform = -1.0),

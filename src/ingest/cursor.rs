@@ -28,6 +28,13 @@ pub struct Cursor {
     pub(super) trail: Trail,
 }
 
+impl Cursor {
+    /// Whether every list has been read to its end at least once.
+    pub fn is_past_first_pass(&self) -> bool {
+        self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.lists.iter().all(|list| list.pass > 0))
+    }
+}
+
 /// The whole state of the stream between two samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

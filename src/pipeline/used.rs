@@ -2,12 +2,12 @@
 //!
 //! In: a run folder, or a list. Out: each sample without its pixels. What a run has used is what its stream gives from the beginning up
 //! to the cursor of its last snapshot, in the same order: samples that did not decode, or that a filter passed over, are among them. A run past
-//! its first pass has used the whole list.
+//! its first pass has used the whole list; so, as far as anybody can tell, has one in the order of arrival, which chance made.
 
 use super::start_runtime;
-use crate::config::{FetchPlan, Plan, StreamPlan};
+use crate::config::{FetchPlan, Order, Plan, StreamPlan};
 use crate::error::{Error, Result};
-use crate::ingest::{self, Cursor, Passes, Progress, SampleMeta};
+use crate::ingest::{self, Cursor, Opening, Passes, SampleMeta};
 use crate::shards::metadata::Licences;
 use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Snapshot;
@@ -32,12 +32,12 @@ pub fn by_run(run: &Path, mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Re
     })?;
     let end = Position::read(&folder)?.cursor;
     let licences = Licences::open(&plan.stream)?;
-    let passes = if end.pass() == 0 { Passes::Endless } else { Passes::Once };
+    let is_known = plan.stream.order == Order::Exact && !end.is_past_first_pass();
+    let passes = if is_known { Passes::Endless } else { Passes::Once };
     walk(&plan.stream, &plan.fetch, passes, |sample, cursor| {
-        if sample.pass > 0 {
-            return Ok(false);
-        }
-        if licences.as_ref().is_none_or(|licences| licences.judge(&sample.shard, &sample.key).is_ok()) {
+        // of mixed lists one may come round again before the others have ended
+        let is_first = sample.pass == 0;
+        if is_first && licences.as_ref().is_none_or(|licences| licences.judge(&sample.shard, &sample.key).is_ok()) {
             each(sample)?;
         }
         Ok(passes == Passes::Once || *cursor != end)
@@ -63,9 +63,8 @@ fn walk(
     let stream = StreamPlan { max_loss_rate: 1.0, ..stream.clone() };
     let list = ShardList::parse(&stream.shards)?;
     let ledger = Arc::new(Ledger::in_memory(&stream));
-    let progress = Arc::new(Progress::default());
     start_runtime()?.block_on(async {
-        let samples = ingest::stream(list, &stream, fetch, passes, Cursor::default(), ledger, progress);
+        let samples = ingest::stream(Opening::new(list, &stream, fetch, passes, ledger));
         let mut samples = std::pin::pin!(samples);
         while let Some(sample) = samples.next().await {
             let sample = sample?;

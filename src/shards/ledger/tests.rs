@@ -121,8 +121,12 @@ fn failing_shards_stop_a_run() {
 
 #[test]
 fn the_names_of_reasons_are_distinct() {
-    let names: HashSet<_> =
-        Reason::ALL.iter().map(|reason| reason.name()).chain(Notice::ALL.iter().map(|notice| notice.name())).collect();
+    let names: HashSet<_> = Reason::ALL
+        .iter()
+        .map(|reason| reason.name())
+        .chain(Notice::ALL.iter().map(|notice| notice.name()))
+        .chain(Filtered::ALL.iter().map(|filtered| filtered.name()))
+        .collect();
     assert_eq!(names.len(), Reason::ALL.len() + Notice::ALL.len() + Filtered::ALL.len());
 }
 
