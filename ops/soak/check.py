@@ -49,6 +49,14 @@ def read_log(folder):
         yield int(number), shard, int(offset), digest
 
 
+def read_ledger(path):
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue  # the line in flight
+
+
 def megabytes(kilobytes):
     return f"{kilobytes / 1024:.0f} MiB"
 
@@ -105,28 +113,20 @@ def main():
             if lacking:
                 missing[number, shard] = lacking
 
-    expected, unexpected = collections.Counter(), collections.Counter()
-    ledger = folder / "run" / "ledger.jsonl"
-    for line in ledger.read_text().splitlines() if ledger.exists() else []:
-        try:
-            loss = json.loads(line)
-        except ValueError:
-            continue  # the line in flight
-        name = loss["shard"].rsplit("/", 1)[1]
-        is_expected = loss["reason"] in LOST_FOR_GOOD.get(file_of(name), ())
-        (expected if is_expected else unexpected)[loss["reason"]] += 1
-
-    # each shard lost for good must be named in each pass that is over
-    unnamed = 0
-    if ledger.exists():
-        named = collections.Counter()
-        for line in ledger.read_text().splitlines():
-            try:
-                loss = json.loads(line)
-            except ValueError:
-                continue
-            named[loss["pass"], loss["shard"].rsplit("/", 1)[1]] += 1
-        unnamed = sum(not named[number, name] for number in range(last) for name in LOST_FOR_GOOD if name in shards)
+    expected, unexpected, named, folded = collections.Counter(), collections.Counter(), set(), -1
+    for entry in read_ledger(folder / "run" / "ledger.jsonl"):
+        kind = entry.get("kind", "loss")
+        if kind == "sum":  # older passes in one line
+            folded = entry["through_pass"]
+            for reason, count in entry["losses"].items():
+                (expected if reason in set().union(*LOST_FOR_GOOD.values()) else unexpected)[reason] += count
+        elif kind == "loss":
+            name = entry["shard"].rsplit("/", 1)[1]
+            named.add((entry["pass"], name))
+            is_expected = entry["reason"] in LOST_FOR_GOOD.get(file_of(name), ())
+            (expected if is_expected else unexpected)[entry["reason"]] += 1
+    # what is lost for good must be named in each pass that is over
+    unnamed = sum((number, name) not in named for number in range(folded + 1, last) for name in LOST_FOR_GOOD)
 
     server = json.loads((folder / "server.json").read_text())
     events = (folder / "events.log").read_text().splitlines() if (folder / "events.log").exists() else []
