@@ -6,7 +6,8 @@
 //!   else (`none`: full decode with the turbojpeg crate), or cuts the views as well.
 //! - `ingest serve DIR`: HTTP/1.1 on 127.0.0.1 with ranges and keep-alive; the first line of stdout is its address.
 //!
-//! The first two print one line of JSON: images, seconds (after the first batch), seconds to the first batch since
+//! The first two print one line of JSON: images, seconds (after a warm-up that empties what was read
+//! ahead while the first batch was awaited), seconds to the first batch since
 //! INGEST_STARTED (seconds since 1970).
 
 #![allow(clippy::print_stdout)] // a bench is for its output
@@ -84,6 +85,12 @@ fn ours(options: &Options) -> Result<(), Box<dyn Error>> {
     };
     next()?;
     let first = since_start()?;
+    let warming = Instant::now();
+    let mut batches = 0;
+    while batches < 4 || warming.elapsed().as_secs_f64() < 1.5 {
+        next()?;
+        batches += 1;
+    }
     let mut images = 0;
     let started = Instant::now();
     while started.elapsed().as_secs_f64() < options.seconds {

@@ -3,7 +3,7 @@
 
 Usage: ingest_peer.py webdataset|spdl|litdata --views both|train --how WAY --workers N [--seconds 5] SHARD...
 
-Prints one line of JSON: images, seconds (after the first batch), seconds to the first batch since INGEST_STARTED. The work
+Prints one line of JSON: images, seconds (after a short warm-up), seconds to the first batch since INGEST_STARTED. The work
 is that of shoal's decoders: a random resized crop with a mirroring, and with `both` the center crop as well, each image
 decoded once where the way allows it. No shuffle buffer anywhere.
 
@@ -180,6 +180,10 @@ def main():
     views = 2 if options.views == "both" else 1
     assert shape[:2] == (BATCH, views) and sorted(shape[2:]) == [3, SIZE, SIZE], shape
     first = time.time() - float(os.environ.get("INGEST_STARTED", time.time()))
+    warming, made = time.monotonic(), 0
+    while made < 4 or time.monotonic() - warming < 1.5:  # what workers made ahead while the first batch was awaited
+        next(batches)
+        made += 1
     images, started = 0, time.monotonic()
     while time.monotonic() - started < options.seconds:
         images += len(next(batches))
