@@ -2,7 +2,7 @@
 
 use crate::run::{binary, root, shoal, small_pipeline, steps};
 use futures_util::StreamExt;
-use shoal::config::{FetchPlan, MetadataKey, StreamPlan};
+use shoal::config::{FetchPlan, FilterPlan, MetadataKey, StreamPlan};
 use shoal::decode::Decoder;
 use shoal::ingest::{Cursor, Opening, Passes, RawSample, stream};
 use shoal::shards::metadata::{LICENCES, Licences};
@@ -234,9 +234,10 @@ async fn licences_are_found_whatever_the_keys_are() {
     let wanted = vec!["by".to_owned(), "by-nc-sa".to_owned()];
     let by_bytes: BTreeMap<&[u8], &Photo> = photos.iter().map(|photo| (photo.jpeg.as_slice(), photo)).collect();
     for spec in specs {
-        let stream = StreamPlan { licences: wanted.clone(), metadata: metadata.display().to_string(), ..plan() };
-        let licences = Licences::open(&stream).unwrap();
-        let decoder = Decoder::new(&shoal::config::ViewsPlan::default(), &stream).with_licences(licences);
+        let metadata = metadata.display().to_string();
+        let filter = FilterPlan { licences: wanted.clone(), metadata, ..FilterPlan::default() };
+        let licences = Licences::open(&filter).unwrap();
+        let decoder = Decoder::new(&shoal::config::ViewsPlan::default(), &plan()).with_licences(licences);
         let list = ShardList::parse(std::slice::from_ref(&spec)).unwrap();
         for sample in read(&list, Cursor::default(), 99, Passes::Once).await.0 {
             let photo = by_bytes[&*sample.image];
@@ -259,13 +260,13 @@ fn a_table_is_made_anew_when_the_metadata_change() {
     let mut photos = photos();
     let metadata = folder.path().join("meta.tsv");
     write_metadata(&metadata, &photos);
-    let stream = StreamPlan {
+    let filter = FilterPlan {
         licences: vec!["by".into()],
         metadata: metadata.display().to_string(),
         metadata_key: MetadataKey::Hash,
-        ..plan()
+        ..FilterPlan::default()
     };
-    let judge = |photo: &Photo| Licences::open(&stream).unwrap().unwrap().judge("x.tar", &photo.hash);
+    let judge = |photo: &Photo| Licences::open(&filter).unwrap().unwrap().judge("x.tar", &photo.hash);
     assert_eq!(judge(&photos[0]), Ok(()));
     let table = folder.path().join("meta.tsv.names-hash");
     let made = std::fs::metadata(&table).unwrap().modified().unwrap();
@@ -275,7 +276,7 @@ fn a_table_is_made_anew_when_the_metadata_change() {
     write_metadata(&metadata, &photos);
     assert_eq!(judge(&photos[1]), Ok(()));
     std::fs::write(&metadata, "photo_id\turl\n1\thttp://host\n").unwrap();
-    assert!(Licences::open(&stream).unwrap_err().to_string().contains("line 1 has 2 fields"));
+    assert!(Licences::open(&filter).unwrap_err().to_string().contains("line 1 has 2 fields"));
 }
 
 /// The second column of an attribution, without its header.
@@ -306,8 +307,8 @@ fn a_list_and_a_run_have_an_attribution() {
     let pipeline = small_pipeline(folder.path());
     let settings = [
         format!("stream.shards=[\"{}\"]", specs[1]),
-        "stream.licences=[\"by\", \"by-sa\"]".to_owned(),
-        format!("stream.metadata={}", metadata.display()),
+        "filter.licences=[\"by\", \"by-sa\"]".to_owned(),
+        format!("filter.metadata={}", metadata.display()),
         "bank.capacity=16".to_owned(),
         "cluster.every_steps=3".to_owned(),
         "train.steps=6".to_owned(),

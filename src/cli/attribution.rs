@@ -40,15 +40,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         [only] if Path::new(only).join("pipeline.toml").is_file() => Some(Path::new(only)),
         _ => None,
     };
-    let stream = match run {
-        Some(run) => Plan::load(&run.join("pipeline.toml"), &[])?.stream,
-        None => Plan::default().stream,
+    let filter = match run {
+        Some(run) => Plan::load(&run.join("pipeline.toml"), &[])?.filter,
+        None => Plan::default().filter,
     };
-    let metadata = arguments.metadata.clone().unwrap_or_else(|| PathBuf::from(&stream.metadata));
+    let metadata = arguments.metadata.clone().unwrap_or_else(|| PathBuf::from(&filter.metadata));
     if metadata.as_os_str().is_empty() {
         return Err(Error::usage("no metadata to look into").with_hint("name the file with --metadata"));
     }
-    let mut attribution = Attribution::new(arguments.metadata_key.unwrap_or(stream.metadata_key))?;
+    let mut attribution = Attribution::new(arguments.metadata_key.unwrap_or(filter.metadata_key))?;
     let add = |sample: &SampleMeta| attribution.add(&sample.shard, &sample.key);
     match run {
         Some(run) => used::by_run(run, add)?,

@@ -64,15 +64,6 @@ impl Plan {
         });
         checks.above("stream.follow_every_s", stream.follow_every_s, 0.0);
         checks.zero_or_above("stream.follow_settle_s", stream.follow_settle_s);
-        for name in &stream.licences {
-            checks.require(LICENCES.contains(&name.as_str()), &["stream.licences"], || {
-                format!("stream.licences: \"{name}\" is not one of {}", LICENCES.join(", "))
-            });
-        }
-        let has_metadata = !stream.metadata.trim().is_empty();
-        checks.require(stream.licences.is_empty() || has_metadata, &["stream.metadata", "stream.licences"], || {
-            "stream.licences needs stream.metadata, the file that knows the licences".into()
-        });
     }
 
     fn check_fetch(&self, checks: &mut Checks) {
@@ -249,6 +240,15 @@ impl Plan {
         checks.zero_or_above("filter.uniform", filter.uniform);
         checks.count("filter.near_bits", filter.near_bits as usize, 0, 8);
         checks.count("filter.remember", filter.remember, 1, 1_000_000_000);
+        for name in &filter.licences {
+            checks.require(LICENCES.contains(&name.as_str()), &["filter.licences"], || {
+                format!("filter.licences: \"{name}\" is not one of {}", LICENCES.join(", "))
+            });
+        }
+        let has_metadata = !filter.metadata.trim().is_empty();
+        checks.require(filter.licences.is_empty() || has_metadata, &["filter.metadata", "filter.licences"], || {
+            "filter.licences needs filter.metadata, the file that knows the licences".into()
+        });
     }
 }
 
@@ -359,10 +359,9 @@ mod tests {
             ("stream.max_megapixels", |plan| plan.stream.max_megapixels = f64::NAN),
             ("stream.max_loss_rate", |plan| plan.stream.max_loss_rate = 1.1),
             ("stream.loss_window", |plan| plan.stream.loss_window = 0),
-            ("stream.licences", |plan| {
-                (plan.stream.licences, plan.stream.metadata) = (vec!["gpl".into()], "photos.tsv".into());
+            ("filter.licences", |plan| {
+                (plan.filter.licences, plan.filter.metadata) = (vec!["gpl".into()], "photos.tsv".into());
             }),
-            ("stream.metadata", |plan| plan.stream.licences = vec!["by".into()]),
             ("filter.max_aspect", |plan| plan.filter.max_aspect = 0.5),
             ("filter.uniform", |plan| plan.filter.uniform = -1.0),
             ("filter.near_bits", |plan| plan.filter.near_bits = 9),
@@ -420,6 +419,8 @@ mod tests {
             plan.cluster.refresh = Refresh::Full;
         });
         assert!(endless_pass.0.starts_with("cluster.every_steps"), "{endless_pass:?}");
+        let unknown = only_problem(|plan| plan.filter.licences = vec!["by".into()]);
+        assert_eq!(unknown.0, "filter.metadata filter.licences");
         assert_eq!(only_problem(|plan| plan.views.size = 257).0, "views.resize views.size");
         assert_eq!(only_problem(|plan| plan.stream.buffer_mib = 0).0, "stream.buffer_mib");
         assert_eq!(only_problem(|plan| plan.train.schedule = Schedule::Cosine).0, "train.schedule train.steps");

@@ -67,8 +67,8 @@ const FIXED: &[(&str, &str)] = &[
     ("stream.weights", ORDER),
     ("stream.shuffle_mib", ORDER),
     ("stream.follow", ORDER),
-    ("stream.licences", CHOSEN),
-    ("stream.metadata_key", CHOSEN),
+    ("filter.licences", CHOSEN),
+    ("filter.metadata_key", CHOSEN),
 ];
 
 impl Plan {
@@ -153,7 +153,7 @@ mod tests {
         "stream.loss_window",
         "stream.exif",
         "stream.index",
-        "stream.metadata",
+        "filter.metadata",
         "views.resize",
         "views.area",
         "views.aspect",

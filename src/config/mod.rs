@@ -9,11 +9,13 @@
 //! message names the file and line (or `--set`), the key, the value and what is allowed. All problems are told at once.
 
 mod check;
+mod choice;
 mod diff;
 mod load;
 mod plan;
 mod set;
 
 pub use check::Problem;
+pub use choice::*;
 pub use diff::Change;
 pub use plan::*;

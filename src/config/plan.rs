@@ -6,221 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::set::nearest;
-
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(try_from = "String")]
-        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)+ }
-
-        impl $name {
-            /// Every value, as it stands in a pipeline file.
-            pub const NAMES: &'static [&'static str] = &[$($text),+];
-
-            /// The value as it stands in a pipeline file.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = String;
-
-            fn try_from(text: String) -> Result<Self, String> {
-                match text.as_str() {
-                    $($text => Ok(Self::$variant),)+
-                    _ => Err(unknown_choice(&text, Self::NAMES)),
-                }
-            }
-        }
-    };
-}
-
-fn unknown_choice(text: &str, names: &[&str]) -> String {
-    let mut message = format!("is not one of {}", names.join(", "));
-    if let Some(name) = nearest(text, names.iter().copied()) {
-        message.push_str(&format!("; did you mean `{name}`?"));
-    }
-    message
-}
-
-choice! {
-    /// Who gives the next sample of the stream.
-    Order {
-        /// The open shards in turn, whoever is late: the order is a matter of seed and list alone.
-        Exact = "exact",
-        /// Whichever open shard has a sample: late ones do not hold up the others.
-        Arrival = "arrival",
-    }
-}
-choice! {
-    /// Architectures by name.
-    Arch {
-        /// DeepCluster's AlexNet: 96-256-384-384-256, batch norm, no groups.
-        AlexNet = "alexnet",
-        /// VGG-16 with batch norm.
-        Vgg16 = "vgg16",
-        /// ResNet-18.
-        ResNet18 = "resnet18",
-        /// ResNet-50.
-        ResNet50 = "resnet50",
-        /// Four convolutions, for CPUs and tests.
-        Small = "small",
-    }
-}
-choice! {
-    /// What the first convolution sees.
-    Input {
-        /// Two channels of image gradients from a fixed filter (paper, section 4.1: "Sobel").
-        Sobel = "sobel",
-        /// Normalised colour.
-        Rgb = "rgb",
-    }
-}
-choice! {
-    /// Whose features fill the bank.
-    Encoder {
-        /// The frozen assigner's: no extra forward pass.
-        Assigner = "assigner",
-        /// The student's, in evaluation mode: a second forward pass.
-        Student = "student",
-        /// Those of the training pass, with its crops and dropout in them: free.
-        Train = "train",
-    }
-}
-choice! {
-    /// How the bank is clustered.
-    Method {
-        /// Lloyd's k-means after PCA, whitening and L2 normalisation (paper, section 4.2).
-        KMeans = "kmeans",
-    }
-}
-choice! {
-    /// Who gives pseudo-labels between two clusterings.
-    AssignerKind {
-        /// A copy of the student taken at the last clustering.
-        Frozen = "frozen",
-        /// The student itself. Collapses; kept to show that it does.
-        Live = "live",
-    }
-}
-choice! {
-    /// What is clustered at the end of a cycle.
-    Refresh {
-        /// The next `bank.capacity` samples of the stream, encoded by the student as it then is: costs their forward pass.
-        /// Centroids and assigner are of one network.
-        Refill = "refill",
-        /// The bank as it has filled during the cycle: costs nothing, but its rows are of older networks than the assigner.
-        /// Needs features that hold still between cycles: ops/bench/RESULTS.md shows what happens otherwise.
-        Rolling = "rolling",
-        /// The whole list, encoded anew by the student: the paper's method, for finite lists.
-        Full = "full",
-    }
-}
-choice! {
-    /// Where k-means starts.
-    Start {
-        /// From k random rows, as the paper.
-        Random = "random",
-        /// From the centroids of the last cycle, where the features still allow it.
-        Warm = "warm",
-    }
-}
-choice! {
-    /// What becomes of clusters that are empty after the last assignment.
-    Empties {
-        /// They stay empty: their labels are never given (as faiss and the paper's code).
-        Keep = "keep",
-        /// A donor, drawn in proportion to its size, is split and its points assigned anew (paper, section 3.3).
-        Split = "split",
-    }
-}
-choice! {
-    /// How large clusters are kept from drowning small ones (paper, section 3.3, "trivial parametrization").
-    Balance {
-        /// Weights the loss of a sample by the inverse size of its cluster, bounded.
-        Weight = "weight",
-        /// Draws samples uniformly over clusters inside a window of batches.
-        Sample = "sample",
-        /// Does nothing.
-        None = "none",
-    }
-}
-choice! {
-    /// What becomes of the classifier when the labels are renewed.
-    HeadRenewal {
-        /// A new one, as the paper.
-        Reset = "reset",
-        /// Its rows follow the clusters, matched through the assignments of the bank.
-        Match = "match",
-    }
-}
-choice! {
-    /// Learning rate over steps.
-    Schedule {
-        /// The paper's: constant.
-        Constant = "constant",
-        /// Half a cosine down to zero at `train.steps`.
-        Cosine = "cosine",
-        /// Times `train.lr_gamma` at every `train.lr_step_size` steps.
-        Step = "step",
-    }
-}
-choice! {
-    /// Whether shards are indexed by the way.
-    Indexing {
-        /// Each shard when it is first read completely, and again when it has changed.
-        Auto = "auto",
-        /// Never.
-        Off = "off",
-    }
-}
-choice! {
-    /// The device that trains.
-    DeviceKind {
-        /// CUDA where it can be opened, else the CPU; says which and why.
-        Auto = "auto",
-        /// The CPU.
-        Cpu = "cpu",
-        /// CUDA, or an error.
-        Cuda = "cuda",
-    }
-}
-choice! {
-    /// Arithmetic of forward and backward passes; weights, statistics and the optimiser stay in fp32.
-    Precision {
-        /// 32-bit floating point.
-        Fp32 = "fp32",
-        /// bfloat16 compute over fp32 weights.
-        Bf16 = "bf16",
-    }
-}
-
-choice! {
-    /// Which images count as seen before.
-    Duplicates {
-        /// None.
-        Off = "off",
-        /// Those of the same bytes.
-        Bytes = "bytes",
-        /// Those of nearly the same pixels as well.
-        Near = "near",
-    }
-}
-
-choice! {
-    /// Whether requests to object stores go unsigned.
-    Anonymous {
-        /// Where the environment holds no credentials.
-        Auto = "auto",
-        /// Also where it does: for public buckets.
-        Always = "always",
-        /// Never: without credentials in the environment, the machine's own role is asked for.
-        Never = "never",
-    }
-}
+use super::choice::*;
 
 /// A whole pipeline file, every key resolved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -248,21 +34,6 @@ pub struct Plan {
     pub device: DevicePlan,
     /// What is passed over on purpose.
     pub filter: FilterPlan,
-}
-
-choice! {
-    /// What the keys of samples are in the metadata.
-    MetadataKey {
-        /// Told by each key: hashes, photo ids of more than 8 digits, line numbers padded to 8 digits or spelt by folder, zip and
-        /// member. A key that could be two of these is unknown.
-        Auto = "auto",
-        /// Hashes, unpadded as YFCC100M has them.
-        Hash = "hash",
-        /// Photo ids.
-        Id = "id",
-        /// Line numbers.
-        Line = "line",
-    }
 }
 
 /// `[stream]`: which shards, in which order, and how much may be lost.
@@ -308,13 +79,6 @@ pub struct StreamPlan {
     pub follow_every_s: f64,
     /// Seconds without a change until a file counts as whole, with `follow`.
     pub follow_settle_s: f64,
-    /// Licences of photographs trained on, as `["by", "by-sa"]`; others, and those nobody knows, are passed over. Empty is any.
-    pub licences: Vec<String>,
-    /// YFCC100M's metadata, which know the licences: tab-separated lines, plain, `.gz` or `.zst`. A table is made beside them, once:
-    /// 24 bytes a line, or 8 with `metadata_key`.
-    pub metadata: String,
-    /// What the keys of samples are in the metadata.
-    pub metadata_key: MetadataKey,
 }
 
 impl Default for StreamPlan {
@@ -338,9 +102,6 @@ impl Default for StreamPlan {
             follow: false,
             follow_every_s: 10.0,
             follow_settle_s: 5.0,
-            licences: Vec::new(),
-            metadata: String::new(),
-            metadata_key: MetadataKey::Auto,
         }
     }
 }
@@ -642,6 +403,13 @@ pub struct FilterPlan {
     pub near_bits: u32,
     /// Images remembered to be compared with, about 100 bytes each; the snapshot holds 32 of them.
     pub remember: usize,
+    /// Licences of photographs trained on, as `["by", "by-sa"]`; others, and those nobody knows, are passed over. Empty is any.
+    pub licences: Vec<String>,
+    /// YFCC100M's metadata, which know the licences: tab-separated lines, plain, `.gz` or `.zst`. A table is made beside them, once:
+    /// 24 bytes a line, or 8 with `metadata_key`.
+    pub metadata: String,
+    /// What the keys of samples are in the metadata.
+    pub metadata_key: MetadataKey,
 }
 
 impl Default for FilterPlan {
@@ -656,6 +424,9 @@ impl Default for FilterPlan {
             duplicates: Duplicates::Off,
             near_bits: 6,
             remember: 1_000_000,
+            licences: Vec::new(),
+            metadata: String::new(),
+            metadata_key: MetadataKey::Auto,
         }
     }
 }

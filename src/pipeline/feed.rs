@@ -45,7 +45,7 @@ pub struct FeedPlan {
     pub train_views: bool,
     /// Batches that the trainer holds at once.
     pub held: usize,
-    /// Which rules of `[filter]` hold, and with any of them `stream.licences`.
+    /// Which rules of `[filter]` hold, and with any of them `filter.licences`.
     pub filters: Filters,
 }
 
@@ -117,7 +117,7 @@ impl Feed {
         let filter = Filter::new(&plan.filter);
         let decoder = match feed.filters {
             Filters::None => decoder,
-            Filters::Alone | Filters::All(_) => decoder.with_licences(Licences::open(&plan.stream)?),
+            Filters::Alone | Filters::All(_) => decoder.with_licences(Licences::open(&plan.filter)?),
         };
         let (decoder, sieve) = match feed.filters {
             Filters::None => (decoder, Sieve::default()),

@@ -2,7 +2,8 @@
 //!
 //! In: a run folder, or a list. Out: each sample without its pixels. What a run has used is what its stream gives from the beginning up
 //! to the cursor of its last snapshot, in the same order: samples that did not decode, or that a filter passed over, are among them. A run past
-//! its first pass has used the whole list; so, as far as anybody can tell, has one in the order of arrival, which chance made.
+//! its first pass has used the whole list; so, as far as anybody can tell, has one in the order of arrival, which chance made,
+//! or one that followed a list.
 
 use super::start_runtime;
 use crate::config::{FetchPlan, Order, Plan, StreamPlan};
@@ -31,8 +32,8 @@ pub fn by_run(run: &Path, mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Re
             .with_hint("a run that wrote none has used nothing for good")
     })?;
     let end = Position::read(&folder)?.cursor;
-    let licences = Licences::open(&plan.stream)?;
-    let is_known = plan.stream.order == Order::Exact && !end.is_past_first_pass();
+    let licences = Licences::open(&plan.filter)?;
+    let is_known = plan.stream.order == Order::Exact && !plan.stream.follow && !end.is_past_first_pass();
     let passes = if is_known { Passes::Endless } else { Passes::Once };
     walk(&plan.stream, &plan.fetch, passes, |sample, cursor| {
         // of mixed lists one may come round again before the others have ended
@@ -40,7 +41,8 @@ pub fn by_run(run: &Path, mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Re
         if is_first && licences.as_ref().is_none_or(|licences| licences.judge(&sample.shard, &sample.key).is_ok()) {
             each(sample)?;
         }
-        Ok(passes == Passes::Once || *cursor != end)
+        // a list that has grown since leads by other cursors: then all of it counts as used
+        Ok(passes == Passes::Once || (*cursor != end && !cursor.is_past_first_pass()))
     })
 }
 
@@ -61,7 +63,7 @@ fn walk(
     mut wants_more: impl FnMut(&SampleMeta, &Cursor) -> Result<bool>,
 ) -> Result<()> {
     let stream = StreamPlan { max_loss_rate: 1.0, ..stream.clone() };
-    let list = ShardList::parse(&stream.shards)?;
+    let list = ShardList::parse_with(&stream.shards, fetch)?;
     let ledger = Arc::new(Ledger::in_memory(&stream));
     start_runtime()?.block_on(async {
         let samples = ingest::stream(Opening::new(list, &stream, fetch, passes, ledger));

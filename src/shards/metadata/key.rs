@@ -2,7 +2,7 @@
 //!
 //! YFCC100M's photographs go by three names: the hash, the photo id, the line number. A hash is told by its letters and length (its bytes
 //! are printed without padding, so 16 to 32 characters, nearly always 24 and more). Numbers are told apart only where they must be one
-//! or the other: line numbers have 8 digits or fewer, and so have early photo ids. For those `stream.metadata_key` decides.
+//! or the other: line numbers have 8 digits or fewer, and so have early photo ids. For those `filter.metadata_key` decides.
 //! In DeeperCluster's layout, `12/345.zip` with `678.jpg` in it is line 12345678.
 
 use super::row::Row;

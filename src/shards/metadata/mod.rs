@@ -1,6 +1,6 @@
 //! What YFCC100M's metadata say of samples: their licences, and whom to name.
 //!
-//! In: `stream.metadata`, and the shard and key of a sample. Out: whether its licence is among `stream.licences` ([`Licences`]),
+//! In: `filter.metadata`, and the shard and key of a sample. Out: whether its licence is among `filter.licences` ([`Licences`]),
 //! before it is decoded; and the rows of the samples that were used ([`Attribution`]). The metadata are read once into a sorted table
 //! of hashes beside them (`NAME.names-KIND`), which is used again until they change; a look-up reads one block of it.
 
@@ -15,12 +15,12 @@ pub use row::{Row, Rows};
 use self::key::{name_of_sample, names_of_row};
 use self::table::{Facts, NameTable, TableMaker};
 use super::reason::{Filtered, Reason, Rejection, Trouble};
-use crate::config::{MetadataKey, StreamPlan};
+use crate::config::{FilterPlan, MetadataKey};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Licences by the name they have in `stream.licences` and in the URLs of Creative Commons. Numbers are their places from 1.
+/// Licences by the name they have in `filter.licences` and in the URLs of Creative Commons. Numbers are their places from 1.
 pub const LICENCES: [&str; 8] = ["by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "zero", "mark"];
 /// Rows between two lines that say how far the table has come.
 const REPORT_EVERY: u64 = 5_000_000;
@@ -35,11 +35,11 @@ pub struct Licences {
 }
 
 impl Licences {
-    /// By `stream.licences`; none if every licence will do. Makes the table first, if it is not there.
+    /// By `filter.licences`; none if every licence will do. Makes the table first, if it is not there.
     ///
     /// # Errors
     /// The metadata or the table cannot be read or written.
-    pub fn open(plan: &StreamPlan) -> Result<Option<Arc<Self>>> {
+    pub fn open(plan: &FilterPlan) -> Result<Option<Arc<Self>>> {
         if plan.licences.is_empty() {
             return Ok(None);
         }
@@ -117,7 +117,7 @@ fn open_table(metadata: &Path, kind: MetadataKey) -> Result<NameTable> {
 fn facts_of(metadata: &Path) -> Result<[u64; 2]> {
     let failed = |source| {
         Error::file("read", metadata, &source)
-            .with_hint("stream.metadata names YFCC100M's metadata, a file of tab-separated lines")
+            .with_hint("filter.metadata names YFCC100M's metadata, a file of tab-separated lines")
     };
     let file = std::fs::metadata(metadata).map_err(failed)?;
     let modified = file.modified().map_err(failed)?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

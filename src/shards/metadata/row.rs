@@ -49,7 +49,7 @@ impl Rows {
     /// # Errors
     /// It cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let failed = |source| Error::file("read", path, &source).with_hint("stream.metadata names YFCC100M's metadata");
+        let failed = |source| Error::file("read", path, &source).with_hint("filter.metadata names YFCC100M's metadata");
         let mut file = File::open(path).map_err(failed)?;
         let mut first = Vec::new();
         (&mut file).take(4).read_to_end(&mut first).map_err(failed)?;
