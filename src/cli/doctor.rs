@@ -25,6 +25,9 @@ Examples:
 pub struct DoctorArgs {
     /// Pipeline file, or the name of one in pipelines/: its shards and its device are checked too, and its speed is forecast
     pipeline: Option<PathBuf>,
+    /// Set a key of the pipeline, e.g. device.kind=cpu (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", requires = "pipeline")]
+    set: Vec<String>,
     /// Folder that the run would be written to
     #[arg(long, value_name = "DIR", default_value = "runs")]
     run: PathBuf,
@@ -94,22 +97,13 @@ impl Check {
     }
 }
 
-/// The first bytes of a shard, as far as it could be opened.
-#[derive(Debug)]
-pub struct ShardHead {
-    /// The shard, without credentials.
-    pub shard: String,
-    /// Its first bytes, 512 of them where it has as many; still compressed.
-    pub head: Result<Vec<u8>>,
-}
-
-/// Runs every check and prints the report. `shard_heads` opens the first shards of a pipeline.
-pub fn run(arguments: &DoctorArgs, shard_heads: impl FnOnce(&Plan) -> Vec<ShardHead>) -> Result<()> {
-    let plan = arguments.pipeline.as_deref().map(|path| Plan::load(path, &[])).transpose()?;
+/// Runs every check and prints the report.
+pub fn run(arguments: &DoctorArgs) -> Result<()> {
+    let plan = arguments.pipeline.as_deref().map(|path| Plan::load(path, &arguments.set)).transpose()?;
     let wants_cuda = plan.as_ref().is_some_and(|plan| plan.device.kind == DeviceKind::Cuda);
     let mut checks = machine(&arguments.run, wants_cuda);
     if let Some(plan) = &plan {
-        checks.extend(shard_heads(plan).iter().map(checks::shard));
+        checks.extend(checks::shards(plan));
         checks.extend(forecast::forecast(plan));
     }
     let mut stdout = io::stdout().lock();

@@ -75,7 +75,7 @@ pub fn run() -> Result<()> {
         Command::Show(command) => show::run(&command),
         Command::Export(arguments) => export::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments, shards::heads),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     }
 }

@@ -4,8 +4,7 @@ mod check;
 mod index;
 mod replay;
 
-use super::doctor::ShardHead;
-use crate::config::{FetchPlan, Plan, StreamPlan, ViewsPlan};
+use crate::config::{FetchPlan, StreamPlan, ViewsPlan};
 use crate::decode::{Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, RawSample, SampleMeta};
@@ -13,12 +12,10 @@ use crate::observe::console::say;
 use crate::pipeline::start_runtime;
 use crate::shards::audit::glance;
 use crate::shards::pack::{PackOptions, pack};
-use crate::shards::source::{Fetcher, Source};
-use crate::shards::{Reading, Rejection, SampleId, ShardList, ShardSample, ShardUrl};
+use crate::shards::{Rejection, SampleId, ShardList, ShardSample};
 use futures_util::StreamExt;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -237,28 +234,4 @@ impl Examiner {
         bar.enable_steady_tick(Duration::from_millis(500));
         bar
     }
-}
-
-/// Shards that the doctor looks at.
-const HEADS: usize = 3;
-
-/// The first bytes of the first shards of a pipeline.
-pub(super) fn heads(plan: &Plan) -> Vec<ShardHead> {
-    let list = match ShardList::parse_with(&plan.stream.shards, &plan.fetch) {
-        Ok(list) => list,
-        Err(error) => return vec![ShardHead { shard: "stream.shards".into(), head: Err(error) }],
-    };
-    let first = list.shards.iter().take(HEADS);
-    first.map(|url| ShardHead { shard: url.to_string(), head: head(url, &plan.fetch) }).collect()
-}
-
-fn head(url: &ShardUrl, plan: &FetchPlan) -> Result<Vec<u8>> {
-    let runtime = start_runtime()?;
-    let _context = runtime.enter();
-    let fetcher = Fetcher::new(std::slice::from_ref(url), plan)?;
-    let reading = Reading::new(Arc::clone(url.name()));
-    let source = Source::open(url, &fetcher, &reading).map_err(|trouble| Error::data(format!("{url}: {trouble}")))?;
-    let mut bytes = Vec::new();
-    source.take(512).read_to_end(&mut bytes).map_err(|error| Error::data(format!("{url}: {error}")))?;
-    Ok(bytes)
 }

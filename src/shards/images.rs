@@ -21,6 +21,8 @@ pub(super) fn collect_images(folder: &str, bases: &[PathBuf], found: &mut Vec<Sh
     let Some(root) = bases.iter().map(|base| base.join(folder)).find(|path| path.is_dir()) else {
         return Ok(false);
     };
+    // photos and photos/ are one shard
+    let root: PathBuf = root.components().collect();
     let before = found.len();
     let (names, has_images) = look(&root)?;
     if has_images {

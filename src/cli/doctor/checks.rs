@@ -1,8 +1,13 @@
 //! The checks, each a function from nothing, a folder or some bytes to one [`Check`].
 
-use super::{Check, ShardHead};
+use super::Check;
+use crate::config::Plan;
 use crate::error::{Error, Result};
+use crate::pipeline::start_runtime;
+use crate::shards::ShardList;
+use crate::shards::audit::{Glance, glance};
 use crate::torch::cuda;
+use futures_util::{StreamExt, TryStreamExt};
 use indicatif::HumanBytes;
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,6 +19,8 @@ use turbojpeg::{Image, PixelFormat, Subsamp};
 /// The libtorch that tch 0.24 is made for.
 const LIBTORCH: &str = "2.11.";
 const GIB: u64 = 1 << 30;
+/// Shards of a list that are looked at one by one.
+const FIRST_SHARDS: usize = 3;
 
 /// Which libtorch is loaded, and from where.
 pub(super) fn libtorch() -> Check {
@@ -254,84 +261,53 @@ fn probe(folder: &Path) -> std::io::Result<Duration> {
     Ok(time)
 }
 
-/// What a shard's first bytes say that it is.
-pub(super) fn shard(shard: &ShardHead) -> Check {
-    let name = format!("shard {}", shard.shard);
-    let head = match &shard.head {
-        Ok(head) => head.as_slice(),
-        Err(error) => {
-            return Check::fail(name, error.to_string(), error.hint().unwrap_or("check stream.shards and the network"));
-        }
-    };
-    match kind_of(head) {
-        Some(kind) => Check::ok(name, kind),
-        None if head.is_empty() => Check::fail(name, "empty", "fetch or write it again"),
-        None if head.trim_ascii_start().starts_with(b"<") => Check::fail(
-            name,
-            "a web page, no archive",
-            "the address needs a login, or is that of a page about the shard",
-        ),
-        None => {
-            Check::fail(name, "neither tar, gzip nor zstd", "stream.shards must name .tar, .tar.gz or .tar.zst files")
-        }
-    }
+/// How the first shards of a pipeline begin.
+pub(super) fn shards(plan: &Plan) -> Vec<Check> {
+    glances(plan).unwrap_or_else(|error| {
+        let hint = error.hint().unwrap_or("check stream.shards and the network").to_owned();
+        vec![Check::fail("stream.shards", error.to_string(), hint)]
+    })
 }
 
-fn kind_of(head: &[u8]) -> Option<&'static str> {
-    if head.starts_with(&[0x1f, 0x8b]) {
-        return Some("gzip");
-    }
-    let is_skippable = head.len() >= 4 && head[0] & 0xf0 == 0x50 && head[1..4] == [0x2a, 0x4d, 0x18];
-    if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable {
-        return Some("zstd");
-    }
-    is_tar_header(head).then_some("tar")
+fn glances(plan: &Plan) -> Result<Vec<Check>> {
+    let mut list = ShardList::parse_with(&plan.stream.shards, &plan.fetch)?;
+    list.shards.truncate(FIRST_SHARDS);
+    start_runtime()?.block_on(async {
+        let glances = glance(&list, &plan.stream, &plan.fetch)?;
+        glances.map(|glance| glance.map(|glance| shard(&glance))).try_collect().await
+    })
 }
 
-/// Whether the sum that a tar header holds of itself is right, its own place counted as blanks.
-fn is_tar_header(head: &[u8]) -> bool {
-    const SUM: std::ops::Range<usize> = 148..156;
-    let Some(block) = head.get(..512) else { return false };
-    let blanked = block.iter().enumerate().map(|(at, byte)| if SUM.contains(&at) { b' ' } else { *byte });
-    let sum: u64 = blanked.map(u64::from).sum();
-    let written = String::from_utf8_lossy(&block[SUM]);
-    u64::from_str_radix(written.trim_matches(['\0', ' ']), 8) == Ok(sum)
+fn shard(glance: &Glance) -> Check {
+    let name = format!("shard {}", glance.shard);
+    match &glance.beginning {
+        Ok(beginning) if beginning.first_key.is_none() => Check::fail(name, "no sample in it", "write it again"),
+        Ok(beginning) => Check::ok(name, beginning.wrapping.name()),
+        Err(trouble) => Check::fail(name, trouble.to_string(), "check stream.shards and the network"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::doctor::Status;
-
-    fn tar() -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_ustar();
-        header.set_size(3);
-        header.set_mode(0o644);
-        builder.append_data(&mut header, "000.jpg", &b"abc"[..]).expect("a member");
-        builder.into_inner().expect("an archive")
-    }
-
-    fn status_of(head: Result<Vec<u8>>) -> (Status, String) {
-        let check = shard(&ShardHead { shard: "a.tar".into(), head });
-        (check.status, check.value)
-    }
+    use crate::shards::testing::{list_of, samples, zstd};
 
     #[test]
-    fn shards_are_told_by_their_first_bytes() {
-        let zstd = zstd::encode_all(tar().as_slice(), 1).expect("zstd");
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&tar()).expect("gzip");
-        assert_eq!(status_of(Ok(tar())), (Status::Ok, "tar".into()));
-        assert_eq!(status_of(Ok(zstd)), (Status::Ok, "zstd".into()));
-        assert_eq!(status_of(Ok(gzip.finish().expect("gzip"))), (Status::Ok, "gzip".into()));
+    fn shards_are_told_by_what_is_in_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tar = samples("a", 1);
+        let shards = [("a.tar", tar.clone()), ("b.tar", zstd(&tar)), ("c.tar", b"\n<!doctype html>".to_vec())];
+        let list = list_of(folder.path(), &shards.map(|(name, data)| (name.to_owned(), data)));
+        let mut plan = Plan::default();
+        plan.stream.shards = list.shards.iter().map(ToString::to_string).collect();
+        let checks = super::shards(&plan);
+        assert_eq!(checks.iter().map(|check| check.status).collect::<Vec<_>>(), [Status::Ok, Status::Ok, Status::Fail]);
+        assert_eq!((checks[0].value.as_str(), checks[1].value.as_str()), ("tar", "tar.zst"));
+        assert!(checks[2].value.contains("not_an_archive"), "{checks:?}");
 
-        let mut garbled = tar();
-        garbled[20] ^= 1;
-        assert_eq!(status_of(Ok(garbled)).0, Status::Fail);
-        assert!(status_of(Ok(b"\n<!doctype html>".to_vec())).1.contains("web page"));
-        assert_eq!(status_of(Ok(Vec::new())), (Status::Fail, "empty".into()));
-        assert_eq!(status_of(Err(Error::data("404"))), (Status::Fail, "404".into()));
+        plan.stream.shards = vec!["nowhere/*.tar".into()];
+        assert_eq!(super::shards(&plan)[0].status, Status::Fail);
     }
 
     #[test]
