@@ -2,7 +2,8 @@
 //! is left at all.
 //!
 //! In: each sample with what decoding it gave. Out: the same, or that it is passed over. An error where a whole pass over
-//! the list left nothing: such a run would go on for ever without a word.
+//! the list left nothing: such a run would go on for ever without a word. (Mixed lists have no pass
+//! in common; of them it is not asked.)
 
 use super::seen::{Entry, Met, Remembered, Seen};
 use crate::config::{Duplicates, FilterPlan};
@@ -17,6 +18,8 @@ pub struct Sieve {
     seen: Option<Seen>,
     /// Whether the stream began at the beginning of a pass.
     from_start: bool,
+    /// Whether several lists give the samples, each with passes of its own.
+    is_mixed: bool,
     pass: Option<Pass>,
 }
 
@@ -34,7 +37,13 @@ impl Sieve {
     /// The rules of a plan, for a stream that goes on with what is `remembered`; `from_start` if it begins a pass.
     pub fn new(plan: &FilterPlan, remembered: &Remembered, from_start: bool) -> Self {
         let compares = plan.duplicates != Duplicates::Off || !plan.placeholders.is_empty();
-        Self { seen: compares.then(|| Seen::new(plan, remembered)), from_start, pass: None }
+        Self { seen: compares.then(|| Seen::new(plan, remembered)), from_start, ..Self::default() }
+    }
+
+    /// For a stream of several lists, unless there is one only: whether a whole pass left nothing is not asked.
+    #[must_use]
+    pub fn over_lists(self, lists: usize) -> Self {
+        Self { is_mixed: lists > 1, ..self }
     }
 
     /// Decides on the next sample; whatever is new to the rules on duplicates goes to `added`.
@@ -58,6 +67,9 @@ impl Sieve {
                 Met::Known => Ok(decoded),
             }
         });
+        if self.is_mixed {
+            return Ok(outcome);
+        }
         let pass = self.pass_of(sample.pass)?;
         match &outcome {
             Ok(_) => pass.kept = true,
@@ -132,7 +144,12 @@ mod tests {
         let lost = || Err(Trouble::new(Reason::EmptyImage, "no bytes").into());
         assert_eq!(judged(true, vec![(0, lost()), (1, lost()), (2, lost())]), 3, "the ledger judges losses");
 
-        let mut sieve = Sieve::new(&FilterPlan::default(), &Remembered::default(), true);
+        let mut mixed = Sieve::new(&FilterPlan::default(), &Remembered::default(), true).over_lists(2);
+        for pass in [0, 1, 0, 1, 2] {
+            mixed.judge(&sample(pass), too_small(), &mut Vec::new()).unwrap().unwrap_err();
+        }
+
+        let mut sieve = Sieve::new(&FilterPlan::default(), &Remembered::default(), true).over_lists(1);
         let mut judge = |pass| sieve.judge(&sample(pass), too_small(), &mut Vec::new());
         judge(0).unwrap().unwrap_err();
         let error = judge(1).unwrap_err();

@@ -7,7 +7,7 @@ use super::cursor::Place;
 use super::shuffle::{entering, leaver};
 use crate::shards::ShardSample;
 
-/// A sample that waits; without its bytes where they could not be read again after a restart.
+/// A sample that waits; or a gap, where it could not be read again after a restart.
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub place: Place,
@@ -22,6 +22,11 @@ pub(super) struct Buffer {
 }
 
 impl Waiter {
+    /// In the place of a sample that is gone for good.
+    pub(super) fn gap(shard: usize) -> Self {
+        Self { place: Place::gap(shard), sample: None }
+    }
+
     fn bytes(&self) -> usize {
         self.sample.as_ref().map_or(0, |sample| sample.image.len())
     }

@@ -29,6 +29,13 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// Whether it stands in these lists, going by the names of their shards: one, unless several are mixed.
+    pub fn is_of(&self, lists: &[ShardList]) -> bool {
+        let Some(checkpoint) = &self.checkpoint else { return false };
+        let prints = checkpoint.lists.iter().map(|point| point.fingerprint.as_str());
+        prints.eq(lists.iter().map(ShardList::fingerprint))
+    }
+
     /// Whether every list has been read to its end at least once.
     pub fn is_past_first_pass(&self) -> bool {
         self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.lists.iter().all(|list| list.pass > 0))
@@ -98,6 +105,21 @@ pub(super) struct Spot {
     pub offset: u64,
     /// Samples of the shard before that.
     pub ordinal: u64,
+}
+
+/// No sample begins here.
+const GAP: u64 = u64::MAX;
+
+impl Place {
+    /// Of a sample that is gone for good, in whose stead nothing is to come.
+    pub(super) fn gap(shard: usize) -> Self {
+        Self { shard, offset: GAP }
+    }
+
+    /// Whether it is that of a sample that is gone.
+    pub(super) fn is_gap(self) -> bool {
+        self.offset == GAP
+    }
 }
 
 impl From<(usize, u64)> for Place {

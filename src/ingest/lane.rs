@@ -63,6 +63,10 @@ pub(super) struct Lane {
     pub reader: Reader,
     /// What its shard has given.
     pub account: Account,
+    /// The same up to the last sample, where something was lost since then: a restart goes on behind that sample.
+    pub account_before: Option<Account>,
+    /// The byte from which on this process reads it.
+    pub opened_at: u64,
     /// Since when its next sample has been looked for in vain.
     pub empty_since: Option<Instant>,
 }
@@ -74,11 +78,17 @@ impl Lane {
     /// The system has no more threads.
     pub(super) fn open(number: u32, rest: Portion, url: &ShardUrl, shared: &Arc<Shared>) -> Result<Self> {
         let account = Account { from_byte: rest.offset, ..Account::default() };
-        Ok(Self { number, rest, reader: Reader::open(url, rest, shared)?, account, empty_since: None })
+        let (reader, opened_at) = (Reader::open(url, rest, shared)?, rest.offset);
+        Ok(Self { number, rest, reader, account, account_before: None, opened_at, empty_since: None })
     }
 
     pub(super) fn spot(&self) -> Spot {
         Spot { number: self.number, offset: self.rest.offset, ordinal: self.rest.ordinal }
+    }
+
+    /// What its shard has given up to its spot.
+    pub(super) fn account_at_spot(&self) -> &Account {
+        self.account_before.as_ref().unwrap_or(&self.account)
     }
 
     /// Whether others should not wait for it.

@@ -23,7 +23,7 @@ use crate::error::Result;
 use crate::shards::index::Row;
 use crate::shards::ledger::ShardEnd;
 use crate::shards::sample::{Lost, Step};
-use crate::shards::{Ending, Ledger, Loss, Reason, SampleId, ShardUrl, Verdict, fingerprint};
+use crate::shards::{Ending, Ledger, Loss, Reason, SampleId, ShardUrl, Trouble, Verdict, fingerprint};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -112,6 +112,8 @@ pub(super) struct Pass {
     turn: usize,
     /// The portion after those taken, being opened already.
     upcoming: Option<Lane>,
+    /// Whether something was lost that may be there after a restart.
+    met_passing: bool,
 }
 
 impl Pass {
@@ -132,6 +134,7 @@ impl Pass {
             lanes: Vec::new(),
             turn: 0,
             upcoming: None,
+            met_passing: false,
         };
         pass.take_names();
         pass
@@ -190,7 +193,7 @@ impl Pass {
             order: self.is_own_order.then(|| Arc::clone(&self.order)),
             taken: self.taken,
             lanes: self.lanes.iter().map(Lane::spot).collect(),
-            accounts: self.lanes.iter().map(|lane| lane.account.clone()).collect(),
+            accounts: self.lanes.iter().map(|lane| lane.account_at_spot().clone()).collect(),
             turn: self.turn,
             waiting: self.buffer.places(),
             draws: self.draws,
@@ -226,7 +229,7 @@ impl Pass {
     /// The next sample of the pass; none at its end.
     pub(super) async fn leave(&mut self, log: &mut Log) -> Result<Option<Waiter>> {
         match self.rules.by_arrival {
-            false => self.fill_in_turn().await?,
+            false => self.fill_in_turn(log.is_again()).await?,
             true if log.is_going_over() => self.fill_as_before(log).await?,
             true => self.fill_by_arrival(log).await?,
         }
@@ -235,12 +238,17 @@ impl Pass {
         Ok(leaver)
     }
 
-    async fn fill_in_turn(&mut self) -> Result<()> {
+    /// Whether, since this was last asked, something was lost that may be there after a restart.
+    pub(super) fn take_passing(&mut self) -> bool {
+        std::mem::take(&mut self.met_passing)
+    }
+
+    async fn fill_in_turn(&mut self, is_again: bool) -> Result<()> {
         for _ in 0..self.buffer.entering(self.rules.shuffle) {
             if !self.buffer.has_room(self.rules.shuffle_bytes) {
                 break;
             }
-            match self.enter().await? {
+            match self.enter(is_again).await? {
                 Some(waiter) => self.buffer.push(waiter),
                 None => break,
             }
@@ -248,10 +256,14 @@ impl Pass {
         Ok(())
     }
 
-    /// The next sample of the lanes, in turn; none when all portions have ended.
-    async fn enter(&mut self) -> Result<Option<Waiter>> {
+    /// The next sample of the lanes, in turn; none when all portions have ended. Again after a restart, no shard may fail.
+    async fn enter(&mut self, is_again: bool) -> Result<Option<Waiter>> {
         while let Some(lane) = self.lanes.get_mut(self.turn) {
+            let shard = lane.rest.shard;
             let (step, ordinal) = lane.reader.step().await?;
+            if is_again && let Some(trouble) = passing(&step) {
+                return Err(self.cannot_go_on(shard, trouble));
+            }
             if let Some(waiter) = self.take_step(self.turn, step, ordinal)? {
                 return Ok(Some(waiter));
             }
@@ -261,12 +273,14 @@ impl Pass {
 
     /// Accounts for a step of a lane; gives the sample, where it is one.
     fn take_step(&mut self, index: usize, step: Step, ordinal: u64) -> Result<Option<Waiter>> {
+        self.met_passing |= passing(&step).is_some();
         let lane = &mut self.lanes[index];
         let shard = lane.rest.shard;
         match step {
             Step::Sample(sample) => {
                 lane.rest = lane.rest.after(sample.end, ordinal + 1);
                 lane.account.samples += 1;
+                lane.account_before = None;
                 self.turn = (index + 1) % self.lanes.len();
                 self.rules.ledger.seen(1);
                 for &notice in &sample.notices {
@@ -277,6 +291,7 @@ impl Pass {
                 return Ok(Some(Waiter { place, sample: Some(sample) }));
             }
             Step::Lost(lost) => {
+                lane.account_before.get_or_insert_with(|| lane.account.clone());
                 lane.account.lose(&lost);
                 let quarantine = lane.account.quarantine(self.rules.max_shard_loss);
                 self.rules.ledger.seen(u64::from(lost.key.is_some()));
@@ -309,7 +324,7 @@ impl Pass {
         let (name, parts) = (&self.names[shard], lane.rest.every);
         let end = ShardEnd { from_byte, parts, samples, losses, ..ShardEnd::new(self.number, name, &ending, bytes) };
         if let Some(index) = self.rules.ledger.index() {
-            index.ended(name, &end, reading.stamp());
+            index.ended(name, &end, reading.stamp().filter(|_| lane.opened_at == 0));
         }
         self.rules.ledger.shard_done(end);
         if let Some(lost) = lost {
@@ -383,4 +398,14 @@ impl Pass {
             detail: lost.trouble.detail,
         });
     }
+}
+
+/// What keeps a shard from giving what it has, if that may have passed by another start.
+fn passing(step: &Step) -> Option<&Trouble> {
+    let trouble = match step {
+        Step::Sample(_) => None,
+        Step::Lost(lost) => Some(&lost.trouble),
+        Step::End(ending) => ending.trouble.as_ref(),
+    };
+    trouble.filter(|trouble| trouble.reason.may_pass())
 }

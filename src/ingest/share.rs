@@ -8,7 +8,6 @@
 //! one at most; whole shards of unequal sizes leave ranks as far apart as the shards are, and a rank that is through with its
 //! part goes on into the next pass.
 
-use super::cursor::Place;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -87,11 +86,6 @@ impl Portion {
     /// The portion without everything up to a sample that ends at `offset` and has `ordinal - 1`.
     pub(super) fn after(self, offset: u64, ordinal: u64) -> Self {
         Self { offset, ordinal, ..self }
-    }
-
-    /// Where it begins.
-    pub(super) fn place(&self) -> Place {
-        Place { shard: self.shard, offset: self.offset }
     }
 
     /// The `part`-th of `parts` equal parts of it.

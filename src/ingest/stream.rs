@@ -139,6 +139,7 @@ impl Running {
         let checkpoint = at.unwrap_or_else(|| Arc::new(checkpoint_of(&opening, mixed, &sources)));
         let mut running =
             Self { opening, checkpoint_every, mix, shared, sources, mixed, checkpoint, since: 0, log, follow };
+        running.tell_passes();
         running.go_over().await?;
         Ok(running)
     }
@@ -160,10 +161,11 @@ impl Running {
             self.mixed += 1;
             self.since += 1;
         }
-        match self.log.is_going_over() {
-            true => Err(damaged()),
-            false => Ok(()),
+        if self.log.is_going_over() {
+            return Err(damaged());
         }
+        self.log.has_gone_over();
+        Ok(())
     }
 
     fn next_source(&self) -> &Source {
@@ -191,7 +193,14 @@ impl Running {
             if self.follow.as_ref().is_some_and(Follow::is_due) && self.next_source().pass.is_short_of_shards() {
                 self.look_for_shards().await?;
             }
-            match self.leave().await? {
+            let left = self.leave().await?;
+            if let Some((list, _)) = &left
+                && self.sources[*list].pass.take_passing()
+            {
+                // after a restart the shard may work again: no way that is gone over holds its failure
+                self.take_checkpoint();
+            }
+            match left {
                 Some((list, Waiter { place, sample: Some(sample) })) => {
                     return Ok(Some(self.raw_sample(list, place.shard, sample)));
                 }
@@ -247,7 +256,8 @@ impl Running {
         let next = source.pass.later.pop_front();
         if next.is_none() {
             match reload(&source.list).await? {
-                Ok(new) if new.fingerprint() != source.list.fingerprint() => {
+                // addresses that were signed anew have the names of the old ones
+                Ok(new) if new.shards != source.list.shards => {
                     source.list = new;
                     self.shared = self.shared_anew()?;
                 }
@@ -268,8 +278,15 @@ impl Running {
                 Pass::begin(number, shards, source.rules.clone(), Arc::clone(&self.shared))?
             }
         };
+        self.tell_passes();
         self.take_checkpoint();
         Ok(())
+    }
+
+    /// Tells the ledger how far back its lines may be needed.
+    fn tell_passes(&self) {
+        let least = self.sources.iter().map(|source| source.pass.number).min();
+        self.opening.ledger.reads_from_pass(least.unwrap_or(0));
     }
 
     fn shared_anew(&self) -> Result<Arc<Shared>> {

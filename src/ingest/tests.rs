@@ -1,5 +1,6 @@
 //! The stream against its promises: every sample once a pass, in an order of the seed's, and on from any cursor.
 
+mod again;
 mod arrival;
 mod follow;
 mod mix;

@@ -54,12 +54,14 @@ impl PartialEq for Trail {
 pub(super) struct Log {
     trail: Trail,
     before: VecDeque<u32>,
+    /// Whether what leaves has left before the restart.
+    is_again: bool,
 }
 
 impl Log {
     /// For a stream that goes on from a cursor with this trail.
     pub(super) fn going_over(trail: &Trail) -> Self {
-        Self { trail: Trail::default(), before: Vec::from(trail.clone()).into() }
+        Self { trail: Trail::default(), before: Vec::from(trail.clone()).into(), is_again: true }
     }
 
     /// The trail up to this moment.
@@ -70,6 +72,16 @@ impl Log {
     /// Whether the way is still that of the cursor.
     pub(super) fn is_going_over(&self) -> bool {
         !self.before.is_empty()
+    }
+
+    /// Whether what leaves now has left before the restart, in any order.
+    pub(super) fn is_again(&self) -> bool {
+        self.is_again
+    }
+
+    /// What leaves from now on is new.
+    pub(super) fn has_gone_over(&mut self) {
+        self.is_again = false;
     }
 
     /// The portion that gave the next sample before one left, when the cursor's way was gone first.

@@ -123,7 +123,8 @@ impl Feed {
             Filters::None => (decoder, Sieve::default()),
             Filters::Alone => (decoder.with_filter(filter), Sieve::default()),
             Filters::All(remembered) => {
-                (decoder.with_filter(filter), Sieve::new(&plan.filter, &remembered, from_start))
+                let sieve = Sieve::new(&plan.filter, &remembered, from_start);
+                (decoder.with_filter(filter), sieve.over_lists(plan.stream.weights.len()))
             }
         };
         let filling = Filling { ring: ring.clone(), decoder, threads: placement.decode_threads, sieve };

@@ -3,7 +3,7 @@
 //! In: a run folder, or a list. Out: each sample without its pixels. What a run has used is what its stream gives from the beginning up
 //! to the cursor of its last snapshot, in the same order: samples that did not decode, or that a filter passed over, are among them. A run past
 //! its first pass has used the whole list; so, as far as anybody can tell, has one in the order of arrival, which chance made,
-//! or one that followed a list.
+//! one that followed a list, or one whose list is another by now.
 
 use super::start_runtime;
 use crate::config::{FetchPlan, Order, Plan, StreamPlan};
@@ -32,16 +32,25 @@ pub fn by_run(run: &Path, mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Re
             .with_hint("a run that wrote none has used nothing for good")
     })?;
     let end = Position::read(&folder)?.cursor;
+    if end == Cursor::default() {
+        return Ok(());
+    }
     let licences = Licences::open(&plan.filter)?;
-    let is_known = plan.stream.order == Order::Exact && !plan.stream.follow && !end.is_past_first_pass();
+    let list = ShardList::parse_with(&plan.stream.shards, &plan.fetch)?;
+    let is_repeatable = plan.stream.order == Order::Exact && !plan.stream.follow && !end.is_past_first_pass();
+    let is_known = is_repeatable
+        && match plan.stream.weights.is_empty() {
+            true => end.is_of(std::slice::from_ref(&list)),
+            false => end.is_of(&list.by_spec()?),
+        };
     let passes = if is_known { Passes::Endless } else { Passes::Once };
-    walk(&plan.stream, &plan.fetch, passes, |sample, cursor| {
+    walk(list, &plan.stream, &plan.fetch, passes, |sample, cursor| {
         // of mixed lists one may come round again before the others have ended
         let is_first = sample.pass == 0;
         if is_first && licences.as_ref().is_none_or(|licences| licences.judge(&sample.shard, &sample.key).is_ok()) {
             each(sample)?;
         }
-        // a list that has grown since leads by other cursors: then all of it counts as used
+        // shards that give other samples than they gave lead by other cursors: then the whole list counts as used
         Ok(passes == Passes::Once || (*cursor != end && !cursor.is_past_first_pass()))
     })
 }
@@ -52,18 +61,20 @@ pub fn by_run(run: &Path, mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Re
 /// Nothing of the list can be read, or `each` fails.
 pub fn by_list(specs: &[String], mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Result<()> {
     let stream = StreamPlan { shards: specs.to_vec(), ..StreamPlan::default() };
-    walk(&stream, &FetchPlan::default(), Passes::Once, |sample, _| each(sample).map(|()| true))
+    let fetch = FetchPlan::default();
+    let list = ShardList::parse_with(specs, &fetch)?;
+    walk(list, &stream, &fetch, Passes::Once, |sample, _| each(sample).map(|()| true))
 }
 
 /// Reads a stream from its beginning for as long as `wants_more` says.
 fn walk(
+    list: ShardList,
     stream: &StreamPlan,
     fetch: &FetchPlan,
     passes: Passes,
     mut wants_more: impl FnMut(&SampleMeta, &Cursor) -> Result<bool>,
 ) -> Result<()> {
     let stream = StreamPlan { max_loss_rate: 1.0, ..stream.clone() };
-    let list = ShardList::parse_with(&stream.shards, fetch)?;
     let ledger = Arc::new(Ledger::in_memory(&stream));
     start_runtime()?.block_on(async {
         let samples = ingest::stream(Opening::new(list, &stream, fetch, passes, ledger));

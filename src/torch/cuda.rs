@@ -57,7 +57,6 @@ struct Runtime {
     destroy: Symbol<unsafe extern "C" fn(EventHandle) -> i32>,
     current_stream: Symbol<unsafe extern "C" fn(i32, *mut StreamHandle) -> i32>,
     create_stream: Symbol<unsafe extern "C" fn(*mut StreamHandle, u32) -> i32>,
-    destroy_stream: Symbol<unsafe extern "C" fn(StreamHandle) -> i32>,
     hold_back: Symbol<unsafe extern "C" fn(StreamHandle, EventHandle, u32) -> i32>,
     enter_stream: Symbol<unsafe extern "C" fn(StreamHandle, i32, *mut GuardHandle) -> i32>,
     leave_stream: Symbol<unsafe extern "C" fn(GuardHandle) -> i32>,
@@ -82,7 +81,6 @@ fn find_runtime() -> Result<Runtime, libloading::Error> {
             destroy: process.get(b"cudaEventDestroy\0")?,
             current_stream: process.get(b"aoti_torch_get_current_cuda_stream\0")?,
             create_stream: process.get(b"cudaStreamCreateWithFlags\0")?,
-            destroy_stream: process.get(b"cudaStreamDestroy\0")?,
             hold_back: process.get(b"cudaStreamWaitEvent\0")?,
             enter_stream: process.get(b"aoti_torch_create_cuda_stream_guard\0")?,
             leave_stream: process.get(b"aoti_torch_delete_cuda_stream_guard\0")?,
@@ -163,18 +161,30 @@ fn current_stream() -> Result<StreamHandle> {
     Ok(stream)
 }
 
-/// A queue of work on device 0 beside libtorch's own, which neither waits for the other.
+/// The queue of work on device 0 beside libtorch's own, which neither waits for the other.
+///
+/// There is one, and it lives as long as the process: when pinned memory is freed, libtorch marks the streams on which it was
+/// used, and a stream that is gone by then is undefined behaviour.
 #[derive(Debug)]
 pub struct SideStream {
     handle: StreamHandle,
 }
 
-// SAFETY: CUDA streams may be used from any thread.
+// SAFETY: CUDA streams may be used from any thread, and from several at once.
 unsafe impl Send for SideStream {}
+// SAFETY: as above; the handle is never written.
+unsafe impl Sync for SideStream {}
+
+static SIDE_STREAM: OnceLock<Result<SideStream, String>> = OnceLock::new();
 
 impl SideStream {
-    /// An empty queue.
-    pub fn new() -> Result<Self> {
+    /// The one of this process, made when it is first asked for.
+    pub fn get() -> Result<&'static Self> {
+        let made = SIDE_STREAM.get_or_init(|| Self::new().map_err(|error| error.to_string()));
+        made.as_ref().map_err(|text| Error::device(text.clone()))
+    }
+
+    fn new() -> Result<Self> {
         let mut handle: StreamHandle = std::ptr::null_mut();
         // SAFETY: the place is valid for a handle.
         check(unsafe { (runtime()?.create_stream)(&raw mut handle, NON_BLOCKING) }, "stream")?;
@@ -198,15 +208,6 @@ impl SideStream {
         // SAFETY: the stream is alive, the place is valid for a handle.
         check(unsafe { (runtime()?.enter_stream)(self.handle, 0, &raw mut guard.handle) }, "stream guard")?;
         work()
-    }
-}
-
-impl Drop for SideStream {
-    fn drop(&mut self) {
-        if let Ok(runtime) = runtime() {
-            // SAFETY: the handle was made by us and is given up here; CUDA ends what is queued first.
-            unsafe { (runtime.destroy_stream)(self.handle) };
-        }
     }
 }
 

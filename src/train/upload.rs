@@ -37,8 +37,6 @@ pub struct DeviceBatch {
 #[derive(Debug)]
 pub struct Uploader {
     device: Device,
-    /// None on the CPU, and before the first batch.
-    stream: Option<SideStream>,
     copying: VecDeque<(Event, Slot)>,
     lent: Vec<(Arc<Loan>, DeviceMemory)>,
     free: Vec<DeviceMemory>,
@@ -60,7 +58,7 @@ struct DeviceMemory {
 impl Uploader {
     /// Nothing is under way.
     pub fn new(device: Device) -> Self {
-        Self { device, stream: None, copying: VecDeque::new(), lent: Vec::new(), free: Vec::new() }
+        Self { device, copying: VecDeque::new(), lent: Vec::new(), free: Vec::new() }
     }
 
     /// Brings a batch to the device; does not wait for the copy.
@@ -71,10 +69,7 @@ impl Uploader {
         if self.device == Device::Cpu {
             return Ok(DeviceBatch { center, train, samples, end, _slot: Some(slot), _loan: None });
         }
-        let stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => SideStream::new()?,
-        };
+        let stream = SideStream::get()?;
         self.take_back()?;
         let memory = match self.free.pop() {
             Some(memory) => memory,
@@ -96,7 +91,6 @@ impl Uploader {
         self.send_slots_home()?;
         let loan = Arc::new(Loan);
         self.lent.push((Arc::clone(&loan), memory));
-        self.stream = Some(stream);
         Ok(DeviceBatch { center, train, samples, end, _slot: None, _loan: Some(loan) })
     }
 

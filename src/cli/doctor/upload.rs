@@ -59,7 +59,7 @@ fn measure() -> Result<Found> {
         (HostBuffer::new(BYTES, true)?.tensor(&shape)?, HostBuffer::new(BYTES, false)?.tensor(&shape)?);
     let room = Tensor::f_empty(shape, (Kind::Uint8, device))?;
     let matrix = Tensor::f_ones([4096, 4096], (Kind::Float, device))?;
-    let stream = SideStream::new()?;
+    let stream = SideStream::get()?;
     stream.wait_for(&Event::record()?)?;
     let copies = |from: &Tensor| -> Result<Event> {
         stream.run(|| (0..COPIES).try_for_each(|_| copy_without_waiting(from, &room)))?;

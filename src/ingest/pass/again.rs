@@ -18,7 +18,7 @@ impl Pass {
     /// Fills the shuffle buffer as it was.
     pub(super) async fn read_again(&self, places: &[Place]) -> Result<Buffer> {
         let mut offsets: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for place in places {
+        for place in places.iter().filter(|place| !place.is_gap()) {
             offsets.entry(place.shard).or_default().push(place.offset);
         }
         let jobs = offsets.into_iter().map(|(shard, mut offsets)| {
@@ -36,16 +36,15 @@ impl Pass {
         }
         let mut waiting = Vec::with_capacity(places.len());
         for &place in places {
-            let sample = match found.remove(&place) {
-                Some(Ok(sample)) => Some(sample),
+            waiting.push(match found.remove(&place) {
+                Some(Ok(sample)) => Waiter { place, sample: Some(sample) },
                 Some(Err(trouble)) if trouble.reason.may_pass() => return Err(self.cannot_go_on(place.shard, &trouble)),
                 Some(Err(trouble)) => {
                     self.lose(place.shard, Lost { key: None, offset: place.offset, trouble });
-                    None
+                    Waiter::gap(place.shard)
                 }
-                None => None,
-            };
-            waiting.push(Waiter { place, sample });
+                None => Waiter::gap(place.shard),
+            });
         }
         Ok(waiting.into_iter().collect())
     }

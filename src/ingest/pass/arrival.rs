@@ -10,7 +10,7 @@ use super::super::buffer::Waiter;
 use super::super::cursor::damaged;
 use super::super::lane::Lane;
 use super::super::trail::Log;
-use super::Pass;
+use super::{Pass, passing};
 use crate::error::Result;
 use crate::shards::sample::Step;
 use std::future::poll_fn;
@@ -128,13 +128,10 @@ impl Pass {
         }
         loop {
             let Some(index) = self.lanes.iter().position(|lane| lane.number == portion) else {
-                return Ok(Waiter { place: whole.place(), sample: None });
+                return Ok(Waiter::gap(whole.shard));
             };
             let (step, ordinal) = self.lanes[index].reader.step().await?;
-            if let Step::End(ending) = &step
-                && let Some(trouble) = &ending.trouble
-                && trouble.reason.may_pass()
-            {
+            if let Some(trouble) = passing(&step) {
                 return Err(self.cannot_go_on(whole.shard, trouble));
             }
             if let Some(waiter) = self.take_step(index, step, ordinal)? {

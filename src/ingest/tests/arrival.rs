@@ -58,4 +58,12 @@ fn a_shard_that_changed_leaves_gaps_and_the_rest_comes() {
     assert_eq!(sorted_keys(all), keys_of(&[12, 12, 12, 12])[12..]);
     assert!(rest.iter().all(|sample| !sample.meta.key.starts_with("s0/")));
     assert!(!ledger.losses().is_empty());
+
+    // killed once more while gaps wait; the shard is back, and nothing of it comes a second time
+    let second = block_on(take(run(&list, &plan, &ledger, 1, first[19].cursor.clone()), 2));
+    std::fs::write(folder.path().join("000.tar"), samples("s0", 12)).unwrap();
+    let third = block_on(take_passes(run(&list, &plan, &ledger, 1, second[1].cursor.clone()), 0));
+    assert!(third.iter().all(|sample| !sample.meta.key.starts_with("s0/")));
+    let all = first.iter().chain(&second).chain(&third).filter(|sample| !sample.meta.key.starts_with("s0/"));
+    assert_eq!(sorted_keys(all), keys_of(&[12, 12, 12, 12])[12..]);
 }

@@ -61,13 +61,20 @@ impl Collector {
         self.take(pass, shard, row, false);
     }
 
-    /// Takes in the end of a shard, read in this version from its beginning or not.
+    /// Takes in the end of a shard, and its version if this process read it from its first byte on.
     pub fn ended(&self, shard: &Arc<str>, end: &ShardEnd, stamp: Option<&Stamp>) {
         let mut state = self.state();
+        if state.has_failed {
+            return;
+        }
         let key = (end.pass, Arc::clone(shard));
-        let stamp = stamp.cloned().unwrap_or_default();
+        let Some(stamp) = stamp else {
+            // what was not opened, or not from its beginning, says nothing of an index that is there
+            state.forget(&key);
+            return;
+        };
         if let Some(known) = state.known(&self.index, shard) {
-            if known != stamp {
+            if known != *stamp {
                 // of another version: the next pass makes it anew
                 state.done.insert(hash(shard), None);
                 state.try_to(|| self.index.remove(shard));
@@ -81,7 +88,7 @@ impl Collector {
         state.begun += 1;
         let order = state.begun;
         let pending = state.pending.entry(key.clone()).or_insert_with(|| Pending { order, ..Pending::default() });
-        pending.expected = Some((end.samples, stamp));
+        pending.expected = Some((end.samples, stamp.clone()));
         self.finish(&mut state, &key);
     }
 

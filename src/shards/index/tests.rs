@@ -74,6 +74,23 @@ fn what_was_read_in_part_waits_for_the_next_pass() {
     }
     collector.ended(&shard, &end(2, 2), Some(&stamp("1")));
     assert_eq!(index.samples("a.tar").unwrap(), Some(2));
+    // unreachable in the next pass: what is known stays
+    collector.ended(&shard, &end(3, 0), None);
+    assert_eq!(index.samples("a.tar").unwrap(), Some(2));
+}
+
+#[test]
+fn a_shard_read_from_its_middle_on_is_not_indexed_though_all_its_samples_were_heard_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Index::new(folder.path());
+    let collector = Collector::new(index.clone());
+    let shard: Arc<str> = "a.tar".into();
+    // they waited in the shuffle buffer; of what was lost before them nobody knows
+    for offset in [1_024, 2_048] {
+        collector.heard(0, &shard, row(offset, None));
+    }
+    collector.ended(&shard, &end(0, 2), None);
+    assert_eq!(index.samples("a.tar").unwrap(), None);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The file of a ledger: lines are appended as they come, and old passes are folded together when it has grown large.
 //!
 //! A loss costs some 200 bytes. A stream of 1,000 images a second that loses one in a thousand writes 17 MB a day, half a
-//! gigabyte a month. Beyond [`FOLD_ABOVE`] the lines of all passes but the current one and the one before become a
+//! gigabyte a month. Beyond [`FOLD_ABOVE`] the lines of all passes but the current one and the one before (of mixed lists: those of
+//! the list that is furthest behind) become a
 //! single line with their counts whenever another pass begins, so that the file is bounded by the losses of two passes. The new file is
 //! written aside, synced and renamed: a crash leaves the old one or the new one.
 
@@ -22,6 +23,10 @@ pub(super) struct LedgerFile {
     /// The latest pass of which there is a line.
     latest_pass: u64,
     fold_above: u64,
+    /// Passes from which on lines stay, where a stream has said so: of mixed lists one may be far behind the latest pass.
+    pub keep_from: Option<u64>,
+    /// The passes before this one have been folded together.
+    folded_below: u64,
 }
 
 impl LedgerFile {
@@ -38,15 +43,26 @@ impl LedgerFile {
         // a line cut short by a crash
         file.set_len(whole).map_err(failed("write"))?;
         file.seek(SeekFrom::End(0)).map_err(failed("write"))?;
-        Ok(Self { path: path.to_owned(), file, bytes: whole, latest_pass, fold_above })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            bytes: whole,
+            latest_pass,
+            fold_above,
+            keep_from: None,
+            folded_below: 0,
+        })
     }
 
     /// Appends a line.
     pub(super) fn write(&mut self, entry: &Entry) -> Result<()> {
         if entry.pass() > self.latest_pass {
             self.latest_pass = entry.pass();
-            if self.bytes > self.fold_above && self.latest_pass > 1 {
-                self.fold(self.latest_pass - 1)?;
+            let before_last = self.latest_pass - 1;
+            let keep_from = self.keep_from.map_or(before_last, |keep_from| keep_from.min(before_last));
+            if self.bytes > self.fold_above && keep_from > self.folded_below {
+                self.fold(keep_from)?;
+                self.folded_below = keep_from;
             }
         }
         let written = entry

@@ -157,6 +157,17 @@ impl Ledger {
         }
     }
 
+    /// Says which is the least pass that a stream is in; of mixed lists each is in another. What the ledger holds of it, and of
+    /// the one before, is kept line by line.
+    pub fn reads_from_pass(&self, least: u64) {
+        let mut state = self.state();
+        let keep_from = least.saturating_sub(1);
+        state.known.keep_from = Some(keep_from);
+        if let Some(file) = &mut state.file {
+            file.keep_from = Some(keep_from);
+        }
+    }
+
     /// Losses by reason, since the ledger was begun.
     pub fn losses(&self) -> BTreeMap<Reason, u64> {
         self.state().losses.clone()
@@ -249,7 +260,8 @@ impl State {
     }
 
     fn write(&mut self, entry: &Entry) {
-        let Some(file) = &mut self.file else {
+        // a line behind one that was cut short would make the file unreadable
+        let (Some(file), None) = (&mut self.file, &self.write_failure) else {
             return;
         };
         if let Err(error) = file.write(entry) {
@@ -279,6 +291,8 @@ impl State {
 struct Known {
     passes: BTreeMap<u64, HashSet<u64>>,
     count: usize,
+    /// Passes from which on nothing may be forgotten.
+    keep_from: Option<u64>,
 }
 
 impl Known {
@@ -289,9 +303,14 @@ impl Known {
             return false;
         }
         self.count += 1;
-        while self.count > REMEMBERED && self.passes.len() > 2 {
+        while self.count > REMEMBERED && self.passes.len() > 2 && self.may_forget_oldest() {
             self.count -= self.passes.pop_first().map_or(0, |(_, forgotten)| forgotten.len());
         }
         true
+    }
+
+    fn may_forget_oldest(&self) -> bool {
+        let oldest = self.passes.first_key_value();
+        oldest.is_some_and(|(oldest, _)| self.keep_from.is_none_or(|keep_from| *oldest < keep_from))
     }
 }

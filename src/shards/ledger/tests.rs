@@ -59,6 +59,20 @@ fn a_loss_is_written_once_even_across_restarts_and_torn_lines() {
 }
 
 #[test]
+fn nothing_is_written_behind_a_line_that_could_not_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.jsonl");
+    let ledger = Ledger::open(&path, &plan(1.0, 10)).unwrap();
+    ledger.lose(loss(0, 0));
+    // the disk was full in the middle of a line
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"time\": 17").unwrap();
+    ledger.state().write_failure = Some("cannot write".to_owned());
+    ledger.lose(loss(0, 512));
+    assert!(ledger.check().is_err());
+    assert_eq!(read(&path).unwrap(), [Entry::Loss(loss(0, 0))]);
+}
+
+#[test]
 fn something_else_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.jsonl");
@@ -185,6 +199,21 @@ fn old_passes_are_folded_together_and_every_loss_stays_counted() {
     assert_eq!((sum.through_pass, sum.shards, sum.samples), (3, 4, 44));
     assert_eq!(entries[1..].iter().map(Entry::pass).collect::<Vec<_>>(), [[4; 6], [5; 6]].concat());
     assert!(!path.with_extension("jsonl.new").exists());
+}
+
+#[test]
+fn a_list_that_is_behind_keeps_its_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.jsonl");
+    let ledger = Ledger::open_folding(&path, &plan(1.0, 10), 100).unwrap();
+    for pass in 0..6 {
+        ledger.reads_from_pass(if pass < 5 { 1 } else { 3 });
+        ledger.lose(loss(pass, 0));
+    }
+    ledger.ensure_written().unwrap();
+    let entries = read(&path).unwrap();
+    assert!(matches!(&entries[0], Entry::Sum(sum) if sum.through_pass == 1));
+    assert_eq!(entries[1..].iter().map(Entry::pass).collect::<Vec<_>>(), [2, 3, 4, 5]);
 }
 
 #[test]
