@@ -20,7 +20,7 @@ const AZURE: [&str; 17] = [
     "se", "sp", "sv", "sr", "st", "spr", "sip", "si", "ss", "srt", "ses", "skoid", "sktid", "skt", "ske", "sks", "skv",
 ];
 /// Names that are secrets, or change with every signature, as a whole.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 19] = [
     "sig",
     "hmac",
     "policy",
@@ -35,6 +35,25 @@ const NAMES: [&str; 14] = [
     "hdnea",
     "bearer",
     "basic",
+    "oauth2bearer",
+    "pass",
+    "cookie",
+    "proxyuser",
+    "authkey",
+];
+/// Those of [`NAMES`] that change with every signature and mean nothing else.
+const SIGNATURES: [&str; 11] = [
+    "sig",
+    "hmac",
+    "policy",
+    "expires",
+    "expire",
+    "expiry",
+    "keypairid",
+    "googleaccessid",
+    "hdnts",
+    "hdnea",
+    "authkey",
 ];
 /// Names that are secrets if this is a part of them.
 const PARTS: [&str; 9] =
@@ -49,6 +68,8 @@ enum Manner {
     Store,
     /// For comparisons: what stays the same when a URL is signed anew.
     Compare,
+    /// For telling one address from another, never kept: without users and what is a signature for certain.
+    Tell,
 }
 
 /// The text as it may be shown: URLs without `user:password@`, `?query` and `#fragment`, commands without secrets.
@@ -64,6 +85,11 @@ pub(crate) fn stored(text: &str) -> String {
 /// What identifies the text's shards: the same for a URL that was signed anew, and for the [`stored`] text.
 pub(crate) fn identity(text: &str) -> String {
     scrub(text, Manner::Compare)
+}
+
+/// The text without what is renewed with every signature. Holds secrets: for comparisons on the spot alone.
+pub(crate) fn unsigned(text: &str) -> String {
+    scrub(text, Manner::Tell)
 }
 
 /// Whether secrets were taken out of this text to store it, so that it names no shard any more.
@@ -137,6 +163,7 @@ fn url(url: &str, manner: Manner) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
     };
+    let (has_user, rest) = split_user(rest);
     // A store's keys may hold any sign, and it has no queries.
     let is_store = ["s3", "gs", "az"].contains(&scheme);
     let located = if is_store { rest } else { rest.split('#').next().unwrap_or_default() };
@@ -144,17 +171,14 @@ fn url(url: &str, manner: Manner) -> String {
         Some((place, query)) if !is_store || query.contains('=') => (place, Some(query)),
         _ => (located, None),
     };
-    let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
-    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
     let mut kept = format!("{scheme}://");
-    if user.is_some() && manner == Manner::Store {
+    if has_user && manner == Manner::Store {
         kept.push_str(&format!("{HIDDEN}@"));
     }
-    kept.push_str(host);
-    kept.push_str(path);
+    kept.push_str(place);
     let parameters = match manner {
         Manner::Show => Vec::new(),
-        Manner::Store | Manner::Compare => parameters(query.unwrap_or_default(), manner),
+        Manner::Store | Manner::Compare | Manner::Tell => parameters(query.unwrap_or_default(), manner),
     };
     if !parameters.is_empty() {
         kept.push_str(&format!("?{}", parameters.join("&")));
@@ -162,13 +186,33 @@ fn url(url: &str, manner: Manner) -> String {
     kept
 }
 
+/// Whether what follows `://` begins with a user, and what follows that.
+fn split_user(rest: &str) -> (bool, &str) {
+    let (authority, after) = rest.split_at(rest.find(['/', '#', '?']).unwrap_or(rest.len()));
+    if let Some((user, _)) = authority.rsplit_once('@') {
+        return (true, &rest[user.len() + 1..]);
+    }
+    let is_port = |c: char| c.is_ascii_digit() || "{},.".contains(c);
+    let has_port =
+        authority.ends_with(']') || authority.rsplit_once(':').is_none_or(|(_, port)| port.chars().all(is_port));
+    match after.rfind('@') {
+        // no port but a password with a sign in it that should have been escaped
+        Some(at) if !has_port => (true, &after[at + 1..]),
+        _ => (false, rest),
+    }
+}
+
 fn parameters(query: &str, manner: Manner) -> Vec<String> {
     let mut kept = Vec::new();
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         match (is_signature(parameter, query), manner) {
+            (_, Manner::Tell) if is_certainly_signature(parameter, query) => {}
+            (_, Manner::Tell) => kept.push(parameter.to_owned()),
             (true, Manner::Store) => kept.push(format!("{name}={HIDDEN}")),
             (true, _) => {}
+            // the key of an object as well as a secret one
+            (false, _) if name == "key" && !is_hash(value) => kept.push(format!("{name}={}", hashed(value))),
             (false, _) if value.len() > LONGEST_PLAIN_VALUE => kept.push(format!("{name}={}", hashed(value))),
             (false, _) if name.len() > LONGEST_PLAIN_VALUE => kept.push(hashed(parameter)),
             (false, _) => kept.push(parameter.to_owned()),
@@ -179,6 +223,26 @@ fn parameters(query: &str, manner: Manner) -> Vec<String> {
 
 fn hashed(text: &str) -> String {
     format!("~{:016x}", xxh3_64(text.as_bytes()))
+}
+
+fn is_hash(text: &str) -> bool {
+    text.strip_prefix('~').is_some_and(|hash| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Whether a parameter that may be a secret is part of a signature, and no name of what is asked for.
+fn is_certainly_signature(parameter: &str, query: &str) -> bool {
+    let plain = |parameter: &str| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+    };
+    let name = plain(parameter);
+    let expires = || query.split('&').any(|other| ["expires", "expire", "expiry"].contains(&plain(other).as_str()));
+    let is_sure = ["xamz", "xgoog"].iter().any(|prefix| name.starts_with(prefix))
+        || SIGNATURES.contains(&name.as_str())
+        || AZURE.contains(&name.as_str())
+        || name.contains("signature")
+        || expires();
+    is_sure && is_signature(parameter, query)
 }
 
 /// Whether a parameter of a query is part of a signature, or a credential.
@@ -200,6 +264,9 @@ fn is_secret_name(name: &str) -> bool {
 
 /// A command without the secrets among its words. Its URLs are done already.
 fn words(command: &str, manner: Manner) -> String {
+    if manner == Manner::Tell {
+        return command.to_owned();
+    }
     let hidden = if manner == Manner::Store { HIDDEN } else { "" };
     let mut hiding = Hiding::Nothing;
     let mut out = String::new();
@@ -217,6 +284,8 @@ fn words(command: &str, manner: Manner) -> String {
 enum Hiding {
     Nothing,
     NextWord,
+    /// The next word, if this sign is in it: of `me:password` or `name=cookie`.
+    NextWith(char),
     UntilQuote(char),
 }
 
@@ -234,6 +303,11 @@ impl Hiding {
             Self::NextWord => {
                 *self = Self::begun(word);
                 hidden.to_owned()
+            }
+            Self::NextWith(sign) => {
+                *self = Self::begun(word);
+                let is_secret = word.contains(sign) || word.contains(HIDDEN) || *self != Self::Nothing;
+                if is_secret { hidden.to_owned() } else { self.look(word, hidden) }
             }
             Self::Nothing => self.look(word, hidden),
         }
@@ -253,14 +327,25 @@ impl Hiding {
             let closing = opening.filter(|&quote| value.contains(quote)).map(String::from).unwrap_or_default();
             return format!("{}{hidden}{closing}", &word[..=at]);
         }
-        let is_option = word.starts_with('-') && (is_secret_name(word) || ["-u", "--user"].contains(&word));
+        // tells a method, and takes no value
+        let is_option = word.starts_with('-') && is_secret_name(word) && word != "--basic";
         if is_option || ["Bearer", "Basic"].contains(&word) {
             *self = Self::NextWord;
         }
-        if word.starts_with("-u") && word.contains(':') {
-            return format!("-u{hidden}");
+        let Some((option, sign)) = option_with_secret(word) else {
+            return word.to_owned();
+        };
+        let value = &word[option.len()..];
+        if value.is_empty() {
+            *self = Self::NextWith(sign);
+            return word.to_owned();
         }
-        word.to_owned()
+        let is_open = Self::begun(value);
+        if is_open == Self::Nothing && !value.contains(sign) && !value.contains(HIDDEN) {
+            return word.to_owned();
+        }
+        *self = is_open;
+        format!("{option}{hidden}")
     }
 
     /// After a secret that began with this text: a quote may still be open.
@@ -269,6 +354,22 @@ impl Hiding {
             Some(quote @ ('\'' | '"')) if !text[1..].contains(quote) => Self::UntilQuote(quote),
             _ => Self::Nothing,
         }
+    }
+}
+
+/// The part of a word up to a value that is a secret if the sign is in it: `--user`, or the last of curl's short options.
+fn option_with_secret(word: &str) -> Option<(&str, char)> {
+    if let Some(value) = word.strip_prefix("--user") {
+        let length = word.len() - value.len();
+        return (value.is_empty() || value.starts_with('='))
+            .then(|| (&word[..length + usize::from(!value.is_empty())], ':'));
+    }
+    let flags = word.strip_prefix('-')?;
+    let at = flags.find(|c: char| !c.is_ascii_alphabetic() || matches!(c, 'u' | 'U' | 'b'))?;
+    match flags[at..].chars().next()? {
+        'u' | 'U' => Some((&word[..at + 2], ':')),
+        'b' => Some((&word[..at + 2], '=')),
+        _ => None,
     }
 }
 
@@ -317,12 +418,42 @@ mod tests {
             ("pipe:curl -H 'Authorization: Bearer abc' https://h/a", "pipe:curl -H 'Authorization: ' https://h/a"),
             ("pipe:TOKEN=abc get --password hush --secret-key=x a", "pipe:TOKEN= get --password  --secret-key= a"),
             ("pipe:get --token \"two words\" a -u me:pw", "pipe:get --token \" a -u "),
+            ("pipe:curl -sfLu me:pw --basic https://h/a", "pipe:curl -sfLu --basic https://h/a"),
+            ("pipe:curl -U 'me:two words' -ume:pw --user=me:pw a", "pipe:curl -U ' -u --user= a"),
+            ("pipe:curl -sb sid=1 -H 'Cookie: sid=2; x=3' a", "pipe:curl -sb -H 'Cookie: ' a"),
+            (
+                "pipe:curl --oauth2-bearer t --pass p --cookie c --proxy-user m:p a",
+                "pipe:curl --oauth2-bearer --pass --cookie --proxy-user a",
+            ),
+            ("pipe:cat -u a.tar | sort -b --user me", "pipe:cat -u a.tar | sort -b --user me"),
         ];
         for (command, expected) in cases {
             let kept = shown(command);
             let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             assert_eq!(plain(&kept), plain(expected), "{command}");
         }
+        for (command, _) in cases.iter().filter(|(command, _)| !command.contains("two words")) {
+            assert_eq!(identity(&stored(command)), identity(command));
+        }
+    }
+
+    #[test]
+    fn a_password_with_a_sign_that_ends_a_host_is_not_shown() {
+        for sign in ["/", "#", "?", "/a@b#"] {
+            let url = format!("https://me:pa{sign}ss@host/c.tar?id=1");
+            assert_eq!((shown(&url), identity(&url)), ("https://host/c.tar".into(), "https://host/c.tar?id=1".into()));
+            assert_eq!(stored(&url), "https://***@host/c.tar?id=1");
+        }
+        assert_eq!(shown("https://[::1]:80/a@b"), "https://[::1]:80/a@b");
+        assert_eq!(shown("https://h:{80..82}/a@b"), "https://h:{80..82}/a@b");
+    }
+
+    #[test]
+    fn a_key_may_be_a_secret_and_still_tells_objects_apart() {
+        let [one, other] = ["a.tar", "b.tar"].map(|key| format!("https://h/get?key={key}"));
+        assert!(!stored(&one).contains("a.tar") && was_stored(&stored(&one)));
+        assert_ne!(identity(&one), identity(&other));
+        assert_eq!((identity(&stored(&one)), stored(&stored(&one))), (identity(&one), stored(&one)));
     }
 
     /// A text with one secret in it, and the secret.
@@ -331,7 +462,7 @@ mod tests {
         (secret, 0..12_usize, "[a-z]{1,6}", "[a-z0-9]{1,8}").prop_map(|(secret, shape, name, path)| {
             let safe = secret.replace('/', "-");
             let text = match shape {
-                0 => format!("https://{name}:{safe}@host/{path}.tar"),
+                0 => format!("https://{name}:{secret}@host/{path}.tar"),
                 1 => format!("https://host/{path}.tar?X-Amz-Signature={secret}&x={name}"),
                 2 => format!("https://host/{path}.tar?{name}={secret}"),
                 3 => format!("https://host/{path}.tar?se=1&sig={secret}#{name}"),

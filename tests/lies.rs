@@ -134,6 +134,61 @@ async fn versions_are_never_mixed() {
     assert!(outcome.samples.len() > 10 && outcome.ledger.contains("not what they were"), "{}", outcome.ledger);
 }
 
+#[tokio::test]
+async fn a_whole_shard_in_place_of_a_range_needs_the_version_that_came_before() {
+    let (old, new) = (shard("a", 40), shard("b", 40));
+    for old_tag in [None, Some("W/\"1\""), Some("\"1\"")] {
+        let (before, after) = (old.clone(), new.clone());
+        let outcome = assert_loses(Reason::HttpStatus, &old, move |request| match request.number {
+            0..3 => request.honest(&before, old_tag),
+            _ => Reply::new(200, after.clone()),
+        })
+        .await;
+        assert!(outcome.samples.len() > 10);
+    }
+    // a range of it needs one too, where there was one
+    let (before, after) = (old.clone(), new);
+    assert_loses(Reason::HttpStatus, &old, move |request| match request.number {
+        0..3 => request.honest(&before, Some("W/\"1\"")),
+        _ => request.honest(&after, None),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_length_that_is_told_late_is_the_end() {
+    let object = shard("a", 40);
+    let served = object.clone();
+    assert_recovers(&fetch(), &object, move |request| {
+        let first = request.range.unwrap().0;
+        let less = Request { range: Some((first, Some(first + 2_999))), ..request.clone() };
+        match request.number {
+            0 => Reply::new(200, served.clone()).with("etag", "\"1\"").chunked().cut(10_000, Then::Close),
+            _ => less.honest(&served, Some("\"1\"")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_lies_behind_bytes_that_never_came_is_not_jumped_to() {
+    let large = [b"\xff\xd8\xff\xe0".as_slice(), &[7; 2 << 20]].concat();
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, data) in [("a.jpg", &large[..900]), ("b.jpg", &large[..]), ("c.jpg", &large[..800])] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        builder.append_data(&mut header, name, data).unwrap();
+    }
+    let object = Bytes::from(builder.into_inner().unwrap());
+    let served = object.clone();
+    let outcome = assert_loses(Reason::HttpStatus, &object, move |request| match request.range.unwrap().0 {
+        40_000..2_000_000 => Reply::status(503),
+        _ => request.honest(&served, Some("\"1\"")),
+    })
+    .await;
+    assert_eq!(outcome.samples.len(), 1);
+}
+
 /// What a server does to one request.
 #[derive(Clone, Debug)]
 enum Fault {

@@ -1,7 +1,7 @@
 //! Braces, `::` and the shapes of specs: text to text, without looking at any file.
 //!
 //! `{000..127}` counts with the zero padding of its first number, upwards or downwards; `{a,b}` lists; both nest and multiply.
-//! Unbalanced braces and absurdly large products are refused. In a command (`pipe:`) braces are also the shell's: there only those
+//! Unbalanced braces, too many of them and absurdly large products are refused. In a command (`pipe:`) braces are also the shell's: there only those
 //! stand for something that hold a range, or a comma and no space, and follow no `$`.
 
 use crate::error::{Error, Result};
@@ -9,6 +9,8 @@ use crate::secrets::{PIPE, shown};
 
 /// More shards than anybody has: a slip in a pattern.
 const MOST: usize = 10_000_000;
+/// Braces within or after one another.
+const DEEPEST: usize = 64;
 
 /// The parts of `a::b`. A `::` inside brackets belongs to an IPv6 address or a glob, one in a command to the command.
 pub(super) fn split_joined(spec: &str) -> Vec<&str> {
@@ -37,7 +39,7 @@ pub(super) fn split_joined(spec: &str) -> Vec<&str> {
 
 /// Everything that the braces of a spec stand for, in order.
 pub(super) fn expand_braces(spec: &str) -> Result<Vec<String>> {
-    let expanded = expand(spec).map_err(|what| {
+    let expanded = expand(spec, 0).map_err(|what| {
         Error::usage(format!("shard spec \"{}\": {what}", shown(spec)))
             .with_hint("write {000..127} for a range and {a,b} for a choice")
     })?;
@@ -46,11 +48,12 @@ pub(super) fn expand_braces(spec: &str) -> Result<Vec<String>> {
 
 /// Everything that a command stands for, in order.
 pub(super) fn expand_command(command: &str) -> Result<Vec<String>> {
-    expand_command_from(command, 0)
+    expand_command_from(command, 0, 0)
         .map_err(|what| Error::usage(format!("shard spec \"{}\": {what}", shown(&format!("{PIPE}{command}")))))
 }
 
-fn expand_command_from(command: &str, from: usize) -> Result<Vec<String>, String> {
+fn expand_command_from(command: &str, from: usize, depth: usize) -> Result<Vec<String>, String> {
+    ensure_shallow(depth)?;
     let mut at = from;
     while let Some(open) = command[at..].find('{').map(|found| at + found) {
         let Some(close) = matching_brace(command, open) else { break };
@@ -61,9 +64,9 @@ fn expand_command_from(command: &str, from: usize) -> Result<Vec<String>, String
             continue;
         }
         let mut all = Vec::new();
-        for choice in expand(&command[open..=close])? {
+        for choice in expand(&command[open..=close], depth)? {
             let chosen = format!("{}{choice}{}", &command[..open], &command[close + 1..]);
-            all.extend(expand_command_from(&chosen, open + choice.len())?);
+            all.extend(expand_command_from(&chosen, open + choice.len(), depth + 1)?);
             if all.len() > MOST {
                 return Err(format!("stands for more than {MOST} shards"));
             }
@@ -73,7 +76,15 @@ fn expand_command_from(command: &str, from: usize) -> Result<Vec<String>, String
     Ok(vec![command.to_owned()])
 }
 
-fn expand(text: &str) -> Result<Vec<String>, String> {
+fn ensure_shallow(depth: usize) -> Result<(), String> {
+    match depth > DEEPEST {
+        true => Err(format!("more than {DEEPEST} braces within or after one another")),
+        false => Ok(()),
+    }
+}
+
+fn expand(text: &str, depth: usize) -> Result<Vec<String>, String> {
+    ensure_shallow(depth)?;
     let Some(open) = text.find(['{', '}']) else {
         return Ok(vec![text.to_owned()]);
     };
@@ -87,12 +98,12 @@ fn expand(text: &str) -> Result<Vec<String>, String> {
         None => {
             let mut choices = Vec::new();
             for choice in split_choices(inner) {
-                choices.extend(expand(choice)?);
+                choices.extend(expand(choice, depth + 1)?);
             }
             choices
         }
     };
-    let tails = expand(&text[close + 1..])?;
+    let tails = expand(&text[close + 1..], depth + 1)?;
     if choices.len().saturating_mul(tails.len()) > MOST {
         return Err(format!("stands for more than {MOST} shards"));
     }
@@ -189,6 +200,16 @@ mod tests {
             let error = expand_braces(spec).unwrap_err();
             assert!(error.to_string().contains(spec), "{error}");
             assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn braces_nest_so_deep_and_no_deeper() {
+        let nested = |depth: usize| format!("{}a,b{}", "{".repeat(depth), "}".repeat(depth));
+        assert_eq!(expand_braces(&nested(DEEPEST)).unwrap(), ["a", "b"]);
+        for spec in [nested(DEEPEST + 1), nested(100_000), "{a}".repeat(100_000)] {
+            assert_eq!(expand_braces(&spec).unwrap_err().exit_code(), 2);
+            assert!(expand_command(&format!("cat {}", spec.replace("{a}", "{a,a}"))).is_err());
         }
     }
 

@@ -2,11 +2,13 @@
 //!
 //! In: a folder. Out: a shard for each folder in it that holds an image, with all below it, and one for the images in the
 //! folder itself. So `images:photos` over YFCC100M's `photos/HHH/HHH/HASH.jpg` is 4,096 shards, and over class folders one a class;
-//! how deep or uneven the folders are does not matter, since lanes are filled sample by sample.
+//! how deep or uneven the folders are does not matter, since lanes are filled sample by sample. A folder within that may not be read
+//! is passed over with a warning.
 
 use super::sample::is_image_name;
 use super::url::{ImageFolder, ShardUrl};
 use crate::error::{Error, Result};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Adds the shards of a folder, looked for in each of `bases`; false if it is not there or has no image.
@@ -24,7 +26,7 @@ pub(super) fn collect_images(folder: &str, bases: &[PathBuf], found: &mut Vec<Sh
     // photos and photos/ are one shard
     let root: PathBuf = root.components().collect();
     let before = found.len();
-    let (names, has_images) = look(&root)?;
+    let (names, has_images) = look(&root).map_err(|source| Error::file("read", &root, &source))?;
     if has_images {
         found.push(ShardUrl::images(ImageFolder::flat(&root)));
     }
@@ -36,18 +38,26 @@ pub(super) fn collect_images(folder: &str, bases: &[PathBuf], found: &mut Vec<Sh
     Ok(found.len() > before)
 }
 
+/// Whether a folder within the one that was named may not be read: said, and passed over.
+pub(super) fn is_closed(folder: &Path, source: &io::Error) -> bool {
+    let is_closed = source.kind() == io::ErrorKind::PermissionDenied;
+    if is_closed {
+        tracing::warn!(folder = %folder.display(), "may not be read: nothing of this folder is used");
+    }
+    is_closed
+}
+
 /// The folders in a folder by name, and whether an image is among its files.
-fn look(folder: &Path) -> Result<(Vec<std::ffi::OsString>, bool)> {
-    let failed = |source| Error::file("read", folder, &source);
+fn look(folder: &Path) -> io::Result<(Vec<std::ffi::OsString>, bool)> {
     let (mut names, mut has_images) = (Vec::new(), false);
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
         let name = entry.file_name();
         let text = name.to_string_lossy();
         if text.starts_with('.') {
             continue;
         }
-        if entry.file_type().map_err(failed)?.is_dir() {
+        if entry.file_type()?.is_dir() {
             names.push(name);
         } else {
             has_images |= is_image_name(&text);
@@ -59,7 +69,10 @@ fn look(folder: &Path) -> Result<(Vec<std::ffi::OsString>, bool)> {
 
 /// Whether there is an image anywhere below: as a rule in the first folder looked into.
 fn holds_images(folder: &Path) -> Result<bool> {
-    let (names, has_images) = look(folder)?;
+    let (names, has_images) = match look(folder) {
+        Err(source) if is_closed(folder, &source) => return Ok(false),
+        found => found.map_err(|source| Error::file("read", folder, &source))?,
+    };
     if has_images {
         return Ok(true);
     }

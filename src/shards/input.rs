@@ -132,9 +132,12 @@ impl Input {
             reader.consume(buffered);
             let below = reader.get_mut();
             below.head.clear();
-            below.source.go_to(offset)?;
+            // after a failure the source may be anywhere: nothing is read until another jump succeeds
+            self.trouble = below.source.go_to(offset).err();
+            if let Some(trouble) = &self.trouble {
+                return Err(trouble.clone());
+            }
             self.position = offset;
-            self.trouble = None;
             return Ok(());
         }
         let distance =
@@ -165,12 +168,15 @@ impl Input {
         came
     }
 
-    /// Passes over up to `count` bytes: fewer only at the end.
+    /// Passes over up to `count` bytes: fewer only at the end. A trouble is the end: what lies behind it is not jumped to.
     pub(super) fn skip(&mut self, count: u64) -> u64 {
+        if self.trouble.is_some() {
+            return 0;
+        }
         let target = self.position.saturating_add(count);
         let is_within = self.stored_length().is_some_and(|length| target <= length);
-        if count > NEAR && self.can_jump() && is_within && self.go_to(target).is_ok() {
-            return count;
+        if count > NEAR && self.can_jump() && is_within {
+            return if self.go_to(target).is_ok() { count } else { 0 };
         }
         let mut scratch = Vec::with_capacity(BUFFER);
         let mut left = count;

@@ -3,17 +3,17 @@
 //! A spec is a path, a URL (`http(s)://`, `s3://`, `gs://`, `az://`), a glob, a folder or a prefix of a store that ends with `/` (every
 //! archive within), `images:FOLDER` (`images.rs`), `pipe:COMMAND`, or `@list.txt` with one spec a line, from a file or a server;
 //! braces multiply it and `::` joins several. A relative path in a list is looked for in the current directory first, then beside the list. Duplicates are removed and
-//! counted. What does not exist at all is refused here, with the way out; where some of a brace range is missing, the missing
-//! shards stay in the list, so that the ledger counts them. Reading a list may ask the network, and blocks while it does.
+//! counted; shards that cannot be told apart are refused. What does not exist at all is refused here, with the way out; where some of a
+//! brace range is missing, the missing shards stay in the list, so that the ledger counts them. Reading a list may ask the network, and blocks while it does.
 
 use super::expand::{expand_braces, expand_command, split_joined};
-use super::images::collect_images;
+use super::images::{collect_images, is_closed};
 use super::source::{Lookup, SCHEMES};
 use super::url::ShardUrl;
 use crate::config::FetchPlan;
 use crate::error::{Error, Result};
 use crate::secrets::{PIPE, shown, was_stored};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,8 +65,18 @@ impl ShardList {
         }
         let mut found = collector.found;
         let named = found.len();
-        let mut seen = HashSet::new();
-        found.retain(|shard| seen.insert(Arc::clone(shard.name())));
+        let mut seen: HashMap<Arc<str>, usize> = HashMap::new();
+        for (at, shard) in found.iter().enumerate() {
+            let first = *seen.entry(Arc::clone(shard.name())).or_insert(at);
+            if !found[first].is_same(shard) {
+                let what = format!("two shards cannot be told apart: secrets left out, both are called \"{shard}\"");
+                return Err(Error::usage(what).with_hint(
+                    "name a folder once; add to a URL a parameter that its server ignores, as in &n=2, \
+                     and to a command a comment, as in # 2",
+                ));
+            }
+        }
+        found.retain(|shard| seen.remove(shard.name()).is_some());
         if found.is_empty() {
             return Err(Error::usage("the list of shards is empty").with_hint(SPEC_HINT));
         }
@@ -363,10 +373,10 @@ fn collect_glob(pattern: &Path, found: &mut Vec<ShardUrl>) -> Result<bool> {
 
 /// Every archive in a folder and the folders within, sorted by name.
 fn collect_folder(folder: &Path, found: &mut Vec<ShardUrl>) -> Result<bool> {
+    let failed = |source| Error::file("read", folder, &source);
     let mut entries = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|source| Error::file("read", folder, &source))? {
-        let entry = entry.map_err(|source| Error::file("read", folder, &source))?;
-        entries.push(entry.path());
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        entries.push(entry.map_err(failed)?.path());
     }
     entries.sort();
     let before = found.len();
@@ -374,6 +384,9 @@ fn collect_folder(folder: &Path, found: &mut Vec<ShardUrl>) -> Result<bool> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_link = path.is_symlink();
         if path.is_dir() && !is_link {
+            if std::fs::read_dir(&path).is_err_and(|source| is_closed(&path, &source)) {
+                continue;
+            }
             collect_folder(&path, found)?;
         } else if path.is_file() && is_archive(&name) {
             found.push(ShardUrl::local(path));

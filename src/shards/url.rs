@@ -5,7 +5,7 @@
 //! credentials and signatures. The name is also the shard's identity (ids, cursor, ledger), so a URL that is signed anew stays
 //! the same shard; parameters that are no signature enter it as a hash. The address itself is seen by [`super::source`] alone.
 
-use crate::secrets::{PIPE, identifying_query, identity, shown};
+use crate::secrets::{PIPE, identifying_query, identity, shown, unsigned};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,6 +112,18 @@ impl ShardUrl {
     /// The address without credentials, signatures and fragment: what may be shown, and the identity of the shard.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Whether two shards of one name are one shard: their addresses differ in signatures at most.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (&self.address, &other.address) {
+            (one, other) if one == other => true,
+            (Address::Remote(one), Address::Remote(other)) => unsigned(one) == unsigned(other),
+            (Address::Pipe(one), Address::Pipe(other)) => {
+                unsigned(&format!("{PIPE}{one}")) == unsigned(&format!("{PIPE}{other}"))
+            }
+            _ => false,
+        }
     }
 
     /// Whether the bytes come over the network.

@@ -99,3 +99,19 @@ fn urls_that_differ_in_their_query_are_two_shards_without_showing_it() {
     assert!(list.shards.iter().all(|shard| !shard.to_string().contains("id=")), "{:?}", list.shards);
     assert_eq!(list.shards[2].to_string(), "https://h/x.tar");
 }
+
+#[test]
+fn shards_that_differ_in_more_than_a_signature_are_never_taken_for_one() {
+    let again = ["https://h/a?X-Amz-Signature=1", "https://h/a?X-Amz-Signature=2", "pipe:cat -u a", "pipe:cat -u b"];
+    let list = parse(&again).unwrap();
+    assert_eq!((list.shards.len(), list.duplicates), (3, 1));
+    assert_eq!(parse(&["https://h/a?md5=1&expires=2", "https://h/a?md5=3&expires=4"]).unwrap().duplicates, 1);
+    assert_eq!(parse(&["https://h/a?key=1.tar", "https://h/a?key=2.tar"]).unwrap().shards.len(), 2);
+    for twins in
+        [["https://h/a?md5=s3cret", "https://h/a?md5=other"], ["pipe:get --pass s3cret", "pipe:get --pass other"]]
+    {
+        let error = parse(&twins).unwrap_err();
+        assert!(error.exit_code() == 2 && error.hint().is_some() && !error.to_string().contains("s3cret"), "{error}");
+        assert_eq!(parse(&[twins[0], twins[0]]).unwrap().duplicates, 1);
+    }
+}

@@ -3,25 +3,24 @@
 //! In: the bytes of a shard as they stream by, its name, version and length. Out: a local file, for whoever asks for the same name,
 //! version and length again. A shard is written aside under a name of its own and renamed once it is whole, so that processes
 //! that share a folder never see half of one; the one used least recently makes room. Making room and reserving it happen under the lock
-//! of the folder; a file that is being written is locked by its writer, so that those of dead processes are known and removed.
+//! of the folder, whose file counts what is taken (never too little: what was given up meanwhile is found when room is short); a file that is being written is locked by its writer, so that those of dead processes are known and removed.
 //! Where the disk is full or the folder is gone, that is said once, and shards come from the network as without a cache.
 
 use crate::config::FetchPlan;
 use crate::error::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 const WHOLE: &str = "shard";
 const PARTIAL: &str = "partial";
-
-/// Tells the files that this process writes at once apart.
-static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// A folder of shards.
 #[derive(Debug)]
@@ -31,6 +30,8 @@ pub(super) struct Cache {
     most: u64,
     /// The store that takes the place of the provider's, whose buckets may have the same names.
     endpoint: String,
+    /// Set once the files were counted: the count of an earlier process may not have reached the disk.
+    counted: AtomicBool,
     /// Set once nothing more can be written.
     given_up: AtomicBool,
 }
@@ -57,7 +58,7 @@ impl Cache {
         })?;
         let most = (plan.cache_gib * GIB) as u64;
         let endpoint = plan.endpoint.clone();
-        Ok(Some(Arc::new(Self { folder, most, endpoint, given_up: AtomicBool::new(false) })))
+        Ok(Some(Arc::new(Self { folder, most, endpoint, counted: false.into(), given_up: false.into() })))
     }
 
     /// Whether any version of this shard is here.
@@ -103,16 +104,22 @@ impl Cache {
     }
 
     fn reserve(self: &Arc<Self>, whole: PathBuf, length: u64) -> io::Result<Option<Entry>> {
-        let _lock = self.lock()?;
-        if !self.make_room(length)? {
+        let lock = self.lock()?;
+        let Some(taken) = self.room_for(length, &lock)? else {
             return Ok(None);
-        }
+        };
+        lock.write_all_at(&(taken + length).to_le_bytes(), 0)?;
+        self.counted.store(true, Ordering::Relaxed);
         if let Some(folder) = whole.parent() {
             fs::create_dir_all(folder)?;
         }
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let partial = whole.with_extension(format!("{}-{number}.{PARTIAL}", std::process::id()));
-        let file = File::options().write(true).create_new(true).open(&partial)?;
+        // machines that share a folder may have processes of one number
+        let chance = RandomState::new().hash_one(std::process::id());
+        let partial = whole.with_extension(format!("{chance:016x}.{PARTIAL}"));
+        let file = match File::options().write(true).create_new(true).open(&partial) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            file => file?,
+        };
         let entry = Entry { cache: Arc::clone(self), file, partial, whole, length, written: 0 };
         entry.file.try_lock()?;
         // a hole of this length: others count it as taken
@@ -120,13 +127,24 @@ impl Cache {
         Ok(Some(entry))
     }
 
-    /// Removes what was used least recently until so many bytes more fit; false where they cannot.
-    fn make_room(&self, bytes: u64) -> io::Result<bool> {
+    /// Bytes taken once so many more fit; none where they cannot. The files are looked at only where room is short.
+    fn room_for(&self, bytes: u64, lock: &File) -> io::Result<Option<u64>> {
+        let mut count = [0; 8];
+        let is_counted = self.counted.load(Ordering::Relaxed) && lock.read_exact_at(&mut count, 0).is_ok();
+        let taken = u64::from_le_bytes(count);
+        match is_counted && taken.saturating_add(bytes) <= self.most {
+            true => Ok(Some(taken)),
+            false => self.make_room(bytes),
+        }
+    }
+
+    /// Removes what was used least recently until so many bytes more fit: bytes taken then, none where they cannot.
+    fn make_room(&self, bytes: u64) -> io::Result<Option<u64>> {
         let (mut whole, mut taken) = (Vec::new(), 0);
         for kept in self.files()? {
             let is_partial = kept.path.extension().is_some_and(|extension| extension == PARTIAL);
             if is_partial && is_abandoned(&kept.path) {
-                fs::remove_file(&kept.path)?;
+                remove(&kept.path)?;
                 continue;
             }
             taken += kept.bytes;
@@ -139,12 +157,10 @@ impl Cache {
             if taken + bytes <= self.most {
                 break;
             }
-            match fs::remove_file(&kept.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => taken -= kept.bytes,
-            }
+            remove(&kept.path)?;
+            taken -= kept.bytes;
         }
-        Ok(taken + bytes <= self.most)
+        Ok((taken + bytes <= self.most).then_some(taken))
     }
 
     fn files(&self) -> io::Result<Vec<Kept>> {
@@ -205,6 +221,14 @@ fn hex(text: &str, digits: usize) -> String {
     bytes.iter().take(digits / 2).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Removes a file that its writer, or another process, may have removed meanwhile.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Whether nobody writes this file any more.
 fn is_abandoned(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| matches!(file.try_lock(), Ok(())))
@@ -250,6 +274,8 @@ impl Entry {
     /// Gives the file its name, once the disk has it: after a crash a name must not stand for bytes that never arrived.
     fn finish(&self) -> io::Result<()> {
         self.file.sync_data()?;
+        // under the lock: whoever counts the files sees it under one of its names
+        let _lock = self.cache.lock()?;
         fs::rename(&self.partial, &self.whole)
     }
 }
@@ -346,11 +372,11 @@ mod tests {
     #[test]
     fn what_a_dead_process_left_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = cache(folder.path(), 100);
-        let living = cache.begin("a", Some("v"), Some(10)).unwrap();
+        let (one, other) = (cache(folder.path(), 100), cache(folder.path(), 100));
+        let living = one.begin("a", Some("v"), Some(10)).unwrap();
         let dead = living.partial.with_extension("dead.partial");
         fs::write(&dead, [0; 90]).unwrap();
-        let second = cache.begin("b", Some("v"), Some(90)).unwrap();
+        let second = other.begin("b", Some("v"), Some(90)).unwrap();
         assert!(!dead.exists() && living.partial.exists() && second.partial.exists());
     }
 

@@ -37,18 +37,20 @@ impl Hosts {
         host
     }
 
-    /// Since when every host that ever answered cannot be reached. None while one of them can, or where none ever answered:
-    /// names of hosts may be wrong.
+    /// Since when every host that ever answered cannot be reached. None where one of them answered after the others were lost
+    /// (that of one that is simply not asked any more says nothing), or where none ever answered: names of hosts may be wrong.
     pub(super) fn outage_since(&self) -> Option<Instant> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut last_lost = None;
+        let (mut last_lost, mut last_answer) = (None, None);
         for host in known.values() {
             let state = host.state();
-            if state.ever_answered {
-                last_lost = last_lost.max(Some(state.unreachable_since?));
+            match (state.answered_at, state.unreachable_since) {
+                (None, _) => {}
+                (Some(answered_at), None) => last_answer = last_answer.max(Some(answered_at)),
+                (Some(_), lost_at) => last_lost = last_lost.max(lost_at),
             }
         }
-        last_lost
+        last_lost.filter(|&lost_at| last_answer.is_none_or(|answered_at| answered_at < lost_at))
     }
 }
 
@@ -65,7 +67,8 @@ struct State {
     allowed: f64,
     in_flight: usize,
     lowered: Instant,
-    ever_answered: bool,
+    /// The last time that the host said anything, once it gave what it was asked for.
+    answered_at: Option<Instant>,
     unreachable_since: Option<Instant>,
 }
 
@@ -75,7 +78,7 @@ impl Host {
             allowed: most as f64,
             in_flight: 0,
             lowered: Instant::now(),
-            ever_answered: false,
+            answered_at: None,
             unreachable_since: None,
         };
         Self { most: most as f64, state: Mutex::new(state), room: Notify::new() }
@@ -94,7 +97,7 @@ impl Host {
 
     /// Whether the host ever answered.
     pub(super) fn ever_answered(&self) -> bool {
-        self.state().ever_answered
+        self.state().answered_at.is_some()
     }
 
     fn try_enter(self: &Arc<Self>) -> Option<Slot> {
@@ -132,7 +135,7 @@ impl Slot {
     /// The host gave what it was asked for.
     pub(super) fn answered(&self) {
         let mut state = self.host.state();
-        state.ever_answered = true;
+        state.answered_at = Some(Instant::now());
         state.unreachable_since = None;
         state.allowed = (state.allowed + 1.0 / state.allowed).min(self.host.most);
     }
@@ -148,7 +151,10 @@ impl Slot {
         }
         match is_unreachable {
             true => _ = state.unreachable_since.get_or_insert(now),
-            false => state.unreachable_since = None,
+            false => {
+                state.unreachable_since = None;
+                state.answered_at = state.answered_at.map(|_| now);
+            }
         }
     }
 }
@@ -198,6 +204,8 @@ mod tests {
         fill(&good)[0].answered();
         fill(&other)[0].answered();
         fill(&good)[0].refused(true);
+        assert!(hosts.outage_since().is_some(), "the other was not asked since");
+        fill(&other)[0].answered();
         assert!(hosts.outage_since().is_none(), "one still works");
         fill(&other)[0].refused(true);
         assert!(hosts.outage_since().is_some() && good.ever_answered() && !wrong.ever_answered());

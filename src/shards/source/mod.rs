@@ -35,7 +35,7 @@ use crate::config::FetchPlan;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -45,7 +45,8 @@ const MIB: f64 = 1024.0 * KIB;
 /// What all shards share: the HTTP client, the runtime, room for bytes ahead, what hosts bear, and how patient to be.
 #[derive(Debug)]
 pub struct Fetcher {
-    client: Option<reqwest::Client>,
+    /// Made for the first shard that needs it: a list that is followed may gain one later.
+    client: OnceLock<reqwest::Client>,
     stores: Stores,
     cache: Option<Arc<Cache>>,
     runtime: tokio::runtime::Handle,
@@ -90,7 +91,7 @@ impl Rules {
 }
 
 impl Fetcher {
-    /// For shards of this kind: a client is made only where one of them is remote.
+    /// For shards of this kind: where one of them is remote, what HTTP lacks is told here.
     ///
     /// # Errors
     /// Outside of a tokio runtime, or without the system's TLS certificates.
@@ -99,8 +100,8 @@ impl Fetcher {
             .map_err(|error| Error::Stage { stage: "ingest", what: error.to_string() })?;
         let rules = Rules::new(plan)?;
         let client = match shards.iter().any(ShardUrl::is_remote) {
-            true => Some(http::client(rules.patience)?),
-            false => None,
+            true => OnceLock::from(http::client(rules.patience)?),
+            false => OnceLock::new(),
         };
         let room = Arc::new(Semaphore::new(plan.buffer_mib.saturating_mul(1024).min(Semaphore::MAX_PERMITS)));
         let stores = Stores::new(plan, rules.patience);
@@ -115,8 +116,13 @@ impl Fetcher {
 
     /// Whoever has the object of this address.
     fn remote(&self, address: &str) -> Result<Arc<dyn Remote>, Trouble> {
-        let Some(client) = &self.client else {
-            return Err(Trouble::new(Reason::Unreachable, "no HTTP client for this list"));
+        let client = match self.client.get() {
+            Some(client) => client,
+            None => {
+                let made = http::client(self.rules.patience)
+                    .map_err(|error| Trouble::new(Reason::Unreachable, error.to_string()))?;
+                self.client.get_or_init(|| made)
+            }
         };
         Ok(Arc::new(HttpShard::new(client.clone(), address)?))
     }

@@ -41,8 +41,9 @@ pub(super) struct Version {
 }
 
 impl Version {
-    /// Refuses an answer from another object than the one before, and one that goes on where there is no telling.
-    fn check(&self, answer: &Answer) -> Result<(), Refusal> {
+    /// Refuses an answer from another object than the one before, and one that goes on where there is no telling. With
+    /// `is_compared` the bytes that came before come again and prove it themselves.
+    fn check(&self, answer: &Answer, is_compared: bool) -> Result<(), Refusal> {
         let tells = (self.tag.is_some() && answer.tag.is_some()) || (self.length.is_some() && answer.length.is_some());
         if answer.from > 0 && !tells {
             let detail = "the server told neither version nor length: the rest may be of another shard";
@@ -52,6 +53,10 @@ impl Version {
             (Some(old), Some(new)) if old != new => {
                 let trouble = Trouble::new(Reason::ShardChanged, "the server has another version now");
                 return Err(Refusal::Final(trouble));
+            }
+            (Some(_), None) if !is_compared => {
+                let detail = "the server told a version before, and none now";
+                return Err(Refusal::Passing(Trouble::new(Reason::HttpStatus, detail), None));
             }
             (old, new) => old.is_some() && new.is_some(),
         };
@@ -177,7 +182,17 @@ impl Stretch {
             return Err(Refusal::Passing(Trouble::new(Reason::HttpStatus, detail), None));
         }
         match &self.version {
-            Some(version) => version.check(&answer)?,
+            Some(version) => {
+                version.check(&answer, self.digest.is_some() && answer.from == 0)?;
+                let is_proven = version.tag.is_some() && version.tag.as_deref() == answer.tag.as_deref();
+                if !answer.ranges && self.digest.is_none() && self.next > 0 && !is_proven {
+                    let detail = "the server sent the whole shard for a part of it, and no version to tell it by";
+                    return Err(Refusal::Passing(Trouble::new(Reason::HttpStatus, detail), None));
+                }
+                if answer.ranges {
+                    self.end = self.end.or(answer.length);
+                }
+            }
             None => {
                 let Answer { length, ranges, .. } = answer;
                 let tag = answer.tag.as_deref().map(Arc::from);
