@@ -201,6 +201,11 @@ impl Pass {
         }
     }
 
+    /// Whether it is what other ranks had left of a pass.
+    pub(super) fn is_remainder(&self) -> bool {
+        self.is_own_order && !self.rules.follows
+    }
+
     /// Portions of the pass that have not been read to their end.
     pub(super) fn rest(&self) -> Vec<Portion> {
         let open = self.lanes.iter().map(|lane| lane.rest);

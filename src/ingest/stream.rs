@@ -239,7 +239,10 @@ impl Running {
     async fn turn_over(&mut self) -> Result<bool> {
         let list = self.mix.list_of(self.opening.plan.seed, self.mixed);
         let source = &mut self.sources[list];
-        source.barren = if source.pass.draws == 0 { source.barren + 1 } else { 0 };
+        // what was left of a pass that was dealt anew may be nothing
+        if source.pass.draws > 0 || !source.pass.is_remainder() {
+            source.barren = if source.pass.draws == 0 { source.barren + 1 } else { 0 };
+        }
         if source.barren > BARREN_PASSES * u64::from(self.opening.share.world() - 1) {
             let count = source.pass.shards.len();
             return Err(self.opening.ledger.nothing_works(&format!("no sample in any of the {count} shards")));
