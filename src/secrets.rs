@@ -19,29 +19,7 @@ const SHORTEST_SECRET: usize = 4;
 const AZURE: [&str; 17] = [
     "se", "sp", "sv", "sr", "st", "spr", "sip", "si", "ss", "srt", "ses", "skoid", "sktid", "skt", "ske", "sks", "skv",
 ];
-/// Names that are secrets, or change with every signature, as a whole.
-const NAMES: [&str; 19] = [
-    "sig",
-    "hmac",
-    "policy",
-    "expires",
-    "expire",
-    "expiry",
-    "keypairid",
-    "pwd",
-    "md5",
-    "googleaccessid",
-    "hdnts",
-    "hdnea",
-    "bearer",
-    "basic",
-    "oauth2bearer",
-    "pass",
-    "cookie",
-    "proxyuser",
-    "authkey",
-];
-/// Those of [`NAMES`] that change with every signature and mean nothing else.
+/// Names that change with every signature, and mean nothing else.
 const SIGNATURES: [&str; 11] = [
     "sig",
     "hmac",
@@ -55,6 +33,8 @@ const SIGNATURES: [&str; 11] = [
     "hdnea",
     "authkey",
 ];
+/// Other names that are secrets as a whole.
+const NAMES: [&str; 9] = ["pwd", "md5", "bearer", "basic", "oauth2bearer", "pass", "cookie", "proxyuser", "auth"];
 /// Names that are secrets if this is a part of them.
 const PARTS: [&str; 9] =
     ["token", "secret", "passw", "signature", "apikey", "accesskey", "credential", "authoriz", "sessionkey"];
@@ -231,10 +211,7 @@ fn is_hash(text: &str) -> bool {
 
 /// Whether a parameter that may be a secret is part of a signature, and no name of what is asked for.
 fn is_certainly_signature(parameter: &str, query: &str) -> bool {
-    let plain = |parameter: &str| {
-        let name = parameter.split('=').next().unwrap_or_default();
-        name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
-    };
+    let plain = |parameter: &str| plain_name(parameter.split('=').next().unwrap_or_default());
     let name = plain(parameter);
     let expires = || query.split('&').any(|other| ["expires", "expire", "expiry"].contains(&plain(other).as_str()));
     let is_sure = ["xamz", "xgoog"].iter().any(|prefix| name.starts_with(prefix))
@@ -258,8 +235,15 @@ fn is_signature(parameter: &str, query: &str) -> bool {
 
 /// Whether what goes by this name is a secret.
 fn is_secret_name(name: &str) -> bool {
-    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    NAMES.contains(&plain.as_str()) || PARTS.iter().any(|part| plain.contains(part)) || plain == "auth"
+    let plain = plain_name(name);
+    SIGNATURES.contains(&plain.as_str())
+        || NAMES.contains(&plain.as_str())
+        || PARTS.iter().any(|part| plain.contains(part))
+}
+
+/// A name as the lists have it: `X-Amz-Date` is `xamzdate`.
+fn plain_name(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
 }
 
 /// A command without the secrets among its words. Its URLs are done already.

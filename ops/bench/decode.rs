@@ -7,12 +7,13 @@
 //! `ops/bench/decode.sh` runs its Python peers on the same files as well.
 
 #![allow(clippy::print_stdout)] // a bench is for its output
+#[path = "jpegs.rs"]
+mod jpegs;
+
+use jpegs::read_jpegs;
 use shoal::config::{StreamPlan, ViewsPlan};
-use shoal::decode::{Decoder, Format, read_jpeg, sniff};
-use shoal::ingest::{Cursor, RawSample, SampleMeta};
-use shoal::shards::SampleId;
-use std::io::Read;
-use std::sync::Arc;
+use shoal::decode::{Decoder, read_jpeg};
+use shoal::ingest::RawSample;
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -87,31 +88,6 @@ fn thread_seconds() -> Result<f64, Box<dyn std::error::Error>> {
     let statistics = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanoseconds: u64 = statistics.split_whitespace().next().ok_or("schedstat is empty")?.parse()?;
     Ok(nanoseconds as f64 * 1e-9)
-}
-
-fn read_jpegs(shards: &[String]) -> std::io::Result<Vec<RawSample>> {
-    let mut samples = Vec::new();
-    for shard in shards {
-        let mut archive = tar::Archive::new(std::fs::File::open(shard)?);
-        for member in archive.entries()? {
-            let mut member = member?;
-            let mut image = Vec::new();
-            member.read_to_end(&mut image)?;
-            if sniff(&image) != Ok(Format::Jpeg) {
-                continue;
-            }
-            let meta = SampleMeta {
-                id: SampleId(samples.len() as u64),
-                key: member.path()?.display().to_string(),
-                shard: Arc::from(shard.as_str()),
-                offset: member.raw_header_position(),
-                pass: 0,
-                class: None,
-            };
-            samples.push(RawSample { meta, image: image.into(), cursor: Cursor::default() });
-        }
-    }
-    Ok(samples)
 }
 
 fn describe(samples: &[RawSample]) {

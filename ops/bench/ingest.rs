@@ -11,18 +11,20 @@
 //! INGEST_STARTED (seconds since 1970).
 
 #![allow(clippy::print_stdout)] // a bench is for its output
+#[path = "jpegs.rs"]
+mod jpegs;
 #[path = "ingest/serve.rs"]
 mod serve;
 
+use jpegs::read_jpegs;
 use shoal::config::{DeviceKind, DevicePlan, Plan, StreamPlan, ViewsPlan};
-use shoal::decode::{Decoder, Format, sniff};
-use shoal::ingest::{Cursor, Passes, RawSample, SampleMeta};
+use shoal::decode::Decoder;
+use shoal::ingest::{Cursor, Passes, RawSample};
 use shoal::pipeline::feed::{Feed, FeedPlan, Filters, Next};
 use shoal::pipeline::stop::Stop;
-use shoal::shards::{Ledger, SampleId, ShardList};
+use shoal::shards::{Ledger, ShardList};
 use shoal::torch::device::place;
 use std::error::Error;
-use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -156,31 +158,6 @@ fn one_of<'a>(views: &str, decoder: &'a Decoder) -> Result<Work<'a>, Box<dyn Err
         decoder.decode_into(sample, both.then_some(&mut center[..]), Some(&mut train))?;
         Ok(())
     }))
-}
-
-fn read_jpegs(shards: &[String]) -> Result<Vec<RawSample>, Box<dyn Error>> {
-    let mut samples = Vec::new();
-    for shard in shards {
-        let mut archive = tar::Archive::new(std::fs::File::open(shard)?);
-        for member in archive.entries()? {
-            let mut member = member?;
-            let mut image = Vec::new();
-            member.read_to_end(&mut image)?;
-            if sniff(&image) != Ok(Format::Jpeg) {
-                continue;
-            }
-            let meta = SampleMeta {
-                id: SampleId(samples.len() as u64),
-                key: String::new(),
-                shard: Arc::from(shard.as_str()),
-                offset: member.raw_header_position(),
-                pass: 0,
-                class: None,
-            };
-            samples.push(RawSample { meta, image: image.into(), cursor: Cursor::default() });
-        }
-    }
-    Ok(samples)
 }
 
 /// Seconds since whoever measures started this process.

@@ -11,6 +11,7 @@ mod upload;
 
 use crate::config::{DeviceKind, Plan};
 use crate::error::{Error, Result};
+use crate::shards::ShardList;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -103,8 +104,7 @@ pub fn run(arguments: &DoctorArgs) -> Result<()> {
     let wants_cuda = plan.as_ref().is_some_and(|plan| plan.device.kind == DeviceKind::Cuda);
     let mut checks = machine(&arguments.run, wants_cuda);
     if let Some(plan) = &plan {
-        checks.extend(checks::shards(plan));
-        checks.extend(forecast::forecast(plan));
+        checks.extend(of_list(plan));
     }
     let mut stdout = io::stdout().lock();
     match report(&checks, arguments.json, &mut stdout).and_then(|()| stdout.flush()) {
@@ -114,6 +114,20 @@ pub fn run(arguments: &DoctorArgs) -> Result<()> {
         _ => {}
     }
     verdict(&checks)
+}
+
+/// Every check of a pipeline's list, which is read once.
+fn of_list(plan: &Plan) -> Vec<Check> {
+    let list = match ShardList::parse_with(&plan.stream.shards, &plan.fetch) {
+        Ok(list) => list,
+        Err(error) => {
+            let hint = error.hint().unwrap_or("check stream.shards and the network").to_owned();
+            return vec![Check::fail("stream.shards", error.to_string(), hint)];
+        }
+    };
+    let mut all = checks::shards(&list, plan);
+    all.extend(forecast::forecast(&list, plan));
+    all
 }
 
 /// Every check that needs no pipeline; `needs_cuda` makes a missing CUDA a failure.

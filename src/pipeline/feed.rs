@@ -9,7 +9,7 @@ use crate::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
 use crate::config::Plan;
 use crate::decode::{Counters, Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
-use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample, Share};
+use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample};
 use crate::shards::index::{Row, RowVerdict};
 use crate::shards::metadata::Licences;
 use crate::shards::{Ledger, Rejection, ShardList};
@@ -103,7 +103,6 @@ impl Feed {
         let from_start = feed.start == Cursor::default();
         let progress = Arc::new(Progress::default());
         let stream = ingest::stream(Opening {
-            share: Share::whole(),
             start: feed.start,
             progress: Arc::clone(&progress),
             ..Opening::new(list, &plan.stream, &plan.fetch, feed.passes, Arc::clone(ledger))
@@ -114,17 +113,17 @@ impl Feed {
         let ingest = runtime.spawn(run_ingest(stream, give_sample));
         let decoder = Decoder::new(&plan.views, &plan.stream);
         let decoders = Arc::clone(decoder.counters());
-        let filter = Filter::new(&plan.filter);
         let decoder = match feed.filters {
             Filters::None => decoder,
-            Filters::Alone | Filters::All(_) => decoder.with_licences(Licences::open(&plan.filter)?),
+            Filters::Alone | Filters::All(_) => {
+                let licences = Licences::open(&plan.filter)?;
+                decoder.with_filter(Filter::new(&plan.filter)).with_licences(licences)
+            }
         };
-        let (decoder, sieve) = match feed.filters {
-            Filters::None => (decoder, Sieve::default()),
-            Filters::Alone => (decoder.with_filter(filter), Sieve::default()),
+        let sieve = match feed.filters {
+            Filters::None | Filters::Alone => Sieve::default(),
             Filters::All(remembered) => {
-                let sieve = Sieve::new(&plan.filter, &remembered, from_start);
-                (decoder.with_filter(filter), sieve.over_lists(plan.stream.weights.len()))
+                Sieve::new(&plan.filter, &remembered, from_start).over_lists(plan.stream.weights.len())
             }
         };
         let filling = Filling { ring: ring.clone(), decoder, threads: placement.decode_threads, sieve };

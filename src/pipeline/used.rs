@@ -7,7 +7,7 @@
 
 use super::start_runtime;
 use crate::config::{FetchPlan, Order, Plan, StreamPlan};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ingest::{self, Cursor, Opening, Passes, SampleMeta};
 use crate::shards::metadata::Licences;
 use crate::shards::{Ledger, ShardList};
@@ -23,15 +23,7 @@ use std::sync::Arc;
 /// The folder is no run or has no snapshot, nothing of its list can be read, or `each` fails.
 pub fn by_run(run: &Path, mut each: impl FnMut(&SampleMeta) -> Result<()>) -> Result<()> {
     let plan = Plan::load(&run.join("pipeline.toml"), &[])?;
-    let mut last = None;
-    for folder in crate::snapshot::folders(run)? {
-        last = Snapshot::open(&folder).ok().map(|_| folder).or(last);
-    }
-    let folder = last.ok_or_else(|| {
-        Error::data(format!("{} has no snapshot", run.display()))
-            .with_hint("a run that wrote none has used nothing for good")
-    })?;
-    let end = Position::read(&folder)?.cursor;
+    let end = Position::read(&Snapshot::open(run)?.path)?.cursor;
     if end == Cursor::default() {
         return Ok(());
     }

@@ -262,18 +262,18 @@ fn probe(folder: &Path) -> std::io::Result<Duration> {
 }
 
 /// How the first shards of a pipeline begin.
-pub(super) fn shards(plan: &Plan) -> Vec<Check> {
-    glances(plan).unwrap_or_else(|error| {
+pub(super) fn shards(list: &ShardList, plan: &Plan) -> Vec<Check> {
+    let mut first = list.clone();
+    first.shards.truncate(FIRST_SHARDS);
+    glances(&first, plan).unwrap_or_else(|error| {
         let hint = error.hint().unwrap_or("check stream.shards and the network").to_owned();
         vec![Check::fail("stream.shards", error.to_string(), hint)]
     })
 }
 
-fn glances(plan: &Plan) -> Result<Vec<Check>> {
-    let mut list = ShardList::parse_with(&plan.stream.shards, &plan.fetch)?;
-    list.shards.truncate(FIRST_SHARDS);
+fn glances(list: &ShardList, plan: &Plan) -> Result<Vec<Check>> {
     start_runtime()?.block_on(async {
-        let glances = glance(&list, &plan.stream, &plan.fetch)?;
+        let glances = glance(list, &plan.stream, &plan.fetch)?;
         glances.map(|glance| glance.map(|glance| shard(&glance))).try_collect().await
     })
 }
@@ -301,13 +301,13 @@ mod tests {
         let list = list_of(folder.path(), &shards.map(|(name, data)| (name.to_owned(), data)));
         let mut plan = Plan::default();
         plan.stream.shards = list.shards.iter().map(ToString::to_string).collect();
-        let checks = super::shards(&plan);
+        let checks = super::shards(&list, &plan);
         assert_eq!(checks.iter().map(|check| check.status).collect::<Vec<_>>(), [Status::Ok, Status::Ok, Status::Fail]);
         assert_eq!((checks[0].value.as_str(), checks[1].value.as_str()), ("tar", "tar.zst"));
         assert!(checks[2].value.contains("not_an_archive"), "{checks:?}");
 
         plan.stream.shards = vec!["nowhere/*.tar".into()];
-        assert_eq!(super::shards(&plan)[0].status, Status::Fail);
+        assert_eq!(crate::cli::doctor::of_list(&plan)[0].status, Status::Fail);
     }
 
     #[test]

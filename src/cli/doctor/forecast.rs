@@ -27,23 +27,17 @@ const TRIAL: Duration = Duration::from_millis(500);
 const OTHER_SLOTS: usize = 2;
 
 /// Every check that follows from the list.
-pub(super) fn forecast(plan: &Plan) -> Vec<Check> {
-    let list = match ShardList::parse(&plan.stream.shards) {
-        Ok(list) => list,
-        Err(error) => {
-            return vec![Check::fail("list", error.to_string(), error.hint().unwrap_or("see stream.shards"))];
-        }
-    };
-    let probe = match probe(&list, plan) {
+pub(super) fn forecast(list: &ShardList, plan: &Plan) -> Vec<Check> {
+    let probe = match probe(list, plan) {
         Ok(probe) => probe,
         Err(error) => return vec![Check::fail("list", error.to_string(), error.hint().unwrap_or("check the network"))],
     };
-    let mut all = vec![list_check(&list, &probe)];
+    let mut all = vec![list_check(list, &probe)];
     if probe.samples.is_empty() {
         return all;
     }
     match Trial::run(plan, &probe) {
-        Ok(trial) => all.extend(trial.checks(plan, &list, &probe)),
+        Ok(trial) => all.extend(trial.checks(plan, list, &probe)),
         Err(error) => {
             all.push(Check::fail("forecast", error.to_string(), error.hint().unwrap_or("see the checks above")));
         }
