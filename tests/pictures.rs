@@ -278,6 +278,16 @@ fn a_jpeg_cut_before_its_pixels_is_rejected() {
 }
 
 #[test]
+fn a_jpeg_with_stray_bytes_between_its_markers_is_read() {
+    let whole = jpeg(&scene(160, 120));
+    let tables = whole.windows(2).position(|pair| pair == [0xff, 0xdb]).expect("quantisation tables");
+    let stray = [&whole[..tables], b"\0\x01", &whole[tables..]].concat();
+    let (decoded, center) = center_view(stray);
+    assert!(decoded.truncated, "libjpeg warns of it, and so it is counted");
+    assert_eq!(center, center_view(whole).1);
+}
+
+#[test]
 fn cmyk_and_gray_jpegs_have_their_colours() {
     // Adobe's inks are stored inverted: 255 is none. With no black, an ink is the complement of its light.
     let inks: Vec<u8> = [200, 100, 50, 255].repeat(96 * 96);

@@ -5,13 +5,12 @@
 //! threads, on timing, or on other samples.
 //!
 //! Resampling is bilinear with antialiasing: a triangle filter as wide as the reduction, like Pillow's. Crop and
-//! resize are one step; where a box ends inside the picture the filter sees up to one output pixel beyond
+//! resize are one step (`torch/resample`); where a box ends inside the picture the filter sees up to one output pixel beyond
 //! its edge, as Pillow's `resize(box=...)` does, instead of repeating the edge.
 
 use crate::config::ViewsPlan;
 use crate::shards::SampleId;
-use crate::shards::{Reason, Trouble};
-use fast_image_resize as fir;
+use crate::torch::resample::{Picture, Resampler, Span};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -156,29 +155,20 @@ impl Dice {
     }
 }
 
-/// Resamples `crop` of `pixels`, `[height, width, 3]`, into `view`, `[size, size, 3]`.
+/// Resamples `crop` of `picture` into `view`, `[size, size, 3]`, reading columns, rows or both backwards.
 pub(super) fn resample(
-    resizer: &mut fir::Resizer,
-    pixels: &[u8],
-    (width, height): (u32, u32),
+    resampler: &mut Resampler,
+    picture: Picture<'_>,
     crop: CropBox,
+    (mirror_columns, mirror_rows): (bool, bool),
     view: &mut [u8],
     size: u32,
-) -> Result<(), Trouble> {
-    let refused = |error: &dyn std::fmt::Display| Trouble::new(Reason::DecodeFailed, format!("resampling: {error}"));
-    let source = fir::images::TypedImageRef::<fir::pixels::U8x3>::from_buffer(width, height, pixels)
-        .map_err(|error| refused(&error))?;
-    let mut target =
-        fir::images::TypedImage::<fir::pixels::U8x3>::from_buffer(size, size, view).map_err(|error| refused(&error))?;
-    let (left, crop_width) = inside(crop.left, crop.width, f64::from(width));
-    let (top, crop_height) = inside(crop.top, crop.height, f64::from(height));
-    let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear)).crop(
-        left,
-        top,
-        crop_width,
-        crop_height,
-    );
-    resizer.resize_typed(&source, &mut target, &options).map_err(|error| refused(&error))
+) {
+    let (left, width) = inside(crop.left, crop.width, picture.width as f64);
+    let (top, height) = inside(crop.top, crop.height, picture.height as f64);
+    let across = Span { start: left, extent: width, backwards: mirror_columns };
+    let down = Span { start: top, extent: height, backwards: mirror_rows };
+    resampler.resample(picture, across, down, view, size as usize);
 }
 
 /// How far beyond a box of `extent` pixels the filter of [`resample`] looks, in pixels: it is as wide as the reduction,

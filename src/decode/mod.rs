@@ -27,6 +27,7 @@ use crate::config::{StreamPlan, ViewsPlan};
 use crate::ingest::{RawSample, SampleMeta};
 use crate::shards::metadata::Licences;
 use crate::shards::{Notice, Reason, Rejection, Trouble};
+use crate::torch::resample::{self, Resampler};
 use counters::Clock;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -92,7 +93,7 @@ struct Pixels {
 #[derive(Default)]
 struct Scratch {
     jpeg: jpeg::Jpeg,
-    resizer: fast_image_resize::Resizer,
+    resampler: Resampler,
     rgb: Vec<u8>,
 }
 
@@ -203,7 +204,7 @@ impl Decoder {
         let targets = kinds.into_iter().zip(picture.views).zip([center, train]);
         let mut targets = targets.filter_map(|((kind, view), target)| Some((kind?, view?, target?)));
         let outcome = targets.try_for_each(|(kind, view, target)| {
-            self.render(scratch, &picture, view, target, &mut clock)?;
+            self.render(scratch, &picture, view, target, &mut clock);
             if let Kind::Center = kind {
                 let (side, bytes) = (self.size() as usize, sample.image.len());
                 self.filter.check_pixels(target, side, bytes)?;
@@ -293,25 +294,18 @@ impl Decoder {
         })
     }
 
-    fn render(
-        &self,
-        scratch: &mut Scratch,
-        picture: &Picture,
-        view: View,
-        target: &mut [u8],
-        clock: &mut Clock<'_>,
-    ) -> Result<(), Trouble> {
+    fn render(&self, scratch: &mut Scratch, picture: &Picture, view: View, target: &mut [u8], clock: &mut Clock<'_>) {
         let Picture { pixels, turn, notes, .. } = picture;
         let stored = turn.turn_size(notes.size);
         let crop = turn.to_stored(view.crop, stored).scaled(pixels.scale).seen_from(pixels.origin);
-        let size = self.size();
-        let rgb = &pixels.rgb[..pixels.width as usize * pixels.height as usize * 3];
-        augment::resample(&mut scratch.resizer, rgb, (pixels.width, pixels.height), crop, target, size)?;
-        clock.lap(Part::Resize);
         let turn = if view.mirror { turn.then_mirror() } else { *turn };
-        turn.apply(target, size as usize);
+        let size = self.size();
+        let picture =
+            resample::Picture { rgb: &pixels.rgb, width: pixels.width as usize, height: pixels.height as usize };
+        augment::resample(&mut scratch.resampler, picture, crop, turn.mirrors(), target, size);
+        clock.lap(Part::Resize);
+        turn.transpose(target, size as usize);
         clock.lap(Part::Turn);
-        Ok(())
     }
 }
 
@@ -340,8 +334,8 @@ impl Scratch {
         if fits && rgb.capacity() > self.rgb.capacity() {
             self.rgb = rgb;
         }
-        if self.resizer.size_of_internal_buffers() > KEPT_BYTES {
-            self.resizer.reset_internal_buffers();
+        if self.resampler.kept_bytes() > KEPT_BYTES {
+            self.resampler = Resampler::default();
         }
     }
 }

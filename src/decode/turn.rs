@@ -1,8 +1,8 @@
 //! Turning and mirroring: from pixels as a file stores them to the picture as it is to be seen.
 //!
 //! The eight EXIF orientations are one transposition, or none, followed by a mirroring left to right, top to bottom,
-//! both or none. Crop boxes are drawn in the upright picture and brought back to stored pixels; a square view cut there
-//! is then turned in place, which costs less than turning the whole picture.
+//! both or none. Crop boxes are drawn in the upright picture and brought back to stored pixels. A square view is cut there,
+//! mirrored by reading backwards, and then transposed in place, which costs less than turning the whole picture.
 
 use super::augment::CropBox;
 use image::metadata::Orientation;
@@ -62,25 +62,20 @@ impl Turn {
         found
     }
 
-    /// Turns a square view, `[size, size, 3]`, in place.
-    pub fn apply(self, view: &mut [u8], size: usize) {
+    /// Which axes of the stored pixels a view is read from backwards, columns and rows, before [`Turn::transpose`].
+    pub fn mirrors(self) -> (bool, bool) {
+        if self.transpose { (self.mirror_y, self.mirror_x) } else { (self.mirror_x, self.mirror_y) }
+    }
+
+    /// Transposes a square view, `[size, size, 3]`, in place, where the turn has that.
+    pub fn transpose(self, view: &mut [u8], size: usize) {
+        if !self.transpose {
+            return;
+        }
         let (pixels, _) = view.as_chunks_mut::<3>();
-        if self.transpose {
-            for y in 0..size {
-                for x in 0..y {
-                    pixels.swap(y * size + x, x * size + y);
-                }
-            }
-        }
-        if self.mirror_x {
-            for row in pixels.chunks_exact_mut(size) {
-                row.reverse();
-            }
-        }
-        if self.mirror_y {
-            let (upper, lower) = pixels.split_at_mut(size / 2 * size);
-            for (above, below) in upper.chunks_exact_mut(size).zip(lower.chunks_exact_mut(size).rev()) {
-                above.swap_with_slice(below);
+        for y in 0..size {
+            for x in 0..y {
+                pixels.swap(y * size + x, x * size + y);
             }
         }
     }
@@ -95,13 +90,27 @@ mod tests {
         RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, (7 * x + 31 * y) as u8]))
     }
 
+    /// A view, `[size, size, 3]`, read backwards as the turn says, and transposed.
+    fn apply(turn: Turn, view: &mut [u8], size: usize) {
+        let (pixels, _) = view.as_chunks_mut::<3>();
+        let (columns, rows) = turn.mirrors();
+        if columns {
+            pixels.chunks_exact_mut(size).for_each(<[[u8; 3]]>::reverse);
+        }
+        if rows {
+            let lines: Vec<[u8; 3]> = pixels.chunks_exact(size).rev().flatten().copied().collect();
+            pixels.copy_from_slice(&lines);
+        }
+        turn.transpose(view, size);
+    }
+
     #[test]
     fn all_orientations_agree_with_the_image_crate() {
         for exif in 1..=8 {
             let orientation = Orientation::from_exif(exif).expect("1 to 8 exist");
             for size in [1, 4, 5] {
                 let mut view = numbered(size, size).into_raw();
-                Turn::from(orientation).apply(&mut view, size as usize);
+                apply(Turn::from(orientation), &mut view, size as usize);
                 let mut reference = DynamicImage::from(numbered(size, size));
                 reference.apply_orientation(orientation);
                 assert_eq!(view, reference.to_rgb8().into_raw(), "orientation {exif}, side {size}");
@@ -126,7 +135,7 @@ mod tests {
                 image::imageops::crop_imm(image, left, top, place.width as u32, place.height as u32).to_image()
             };
             let mut view = cut(&stored, found).into_raw();
-            turn.apply(&mut view, 3);
+            apply(turn, &mut view, 3);
             assert_eq!(view, cut(&upright.to_rgb8(), wanted).into_raw(), "orientation {exif}");
         }
     }

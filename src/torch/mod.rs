@@ -3,7 +3,8 @@
 //! libtorch 2.11 carries a plain C interface beside the one that tch wraps. Through it, and through the C interface of
 //! the CUDA runtime, come: opening CUDA at run time ([`cuda`]), the choice of a device ([`device`]), the multi-tensor
 //! optimiser step that tch's generator leaves out ([`fused_sgd`]), and host memory that other threads may fill
-//! ([`HostBuffer`]). So that unsafe code has one place, what libjpeg-turbo's crate lacks is here as well ([`turbo`]).
+//! ([`HostBuffer`]). So that unsafe code has one place, what libjpeg-turbo's crate lacks is here as well ([`turbo`]), and
+//! the resampling of pictures, which is compiled for processors with AVX2 ([`resample`]).
 #![allow(unsafe_code)]
 
 pub mod cuda;
@@ -11,6 +12,7 @@ pub mod device;
 mod dispatch;
 mod exit;
 mod host;
+pub mod resample;
 pub mod turbo;
 
 pub use dispatch::{SgdSettings, fused_sgd};

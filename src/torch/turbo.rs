@@ -87,17 +87,14 @@ impl TurboDecoder {
         let code = unsafe {
             raw::tj3Decompress8(self.raw(), bytes.as_ptr(), bytes.len() as _, rgb.as_mut_ptr(), pitch, format)
         };
-        if code == 0 {
-            return Ok(false);
-        }
-        // SAFETY: the handle is alive.
-        let severity = unsafe { raw::tj3GetErrorCode(self.raw()) };
-        if severity == raw::TJERR_TJERR_WARNING as c_int { Ok(true) } else { Err(self.words().into()) }
+        Ok(self.warned(code)?)
     }
 
     fn read_header(&mut self, bytes: &[u8]) -> Result<TurboHeader, String> {
         // SAFETY: the handle is alive, and so are the bytes.
-        self.check(unsafe { raw::tj3DecompressHeader(self.raw(), bytes.as_ptr(), bytes.len() as _) })?;
+        let code = unsafe { raw::tj3DecompressHeader(self.raw(), bytes.as_ptr(), bytes.len() as _) };
+        // what libjpeg warns of here it warns of again when it decodes
+        self.warned(code)?;
         let colours = self.get(raw::TJPARAM_TJPARAM_COLORSPACE);
         let sampling = usize::try_from(self.get(raw::TJPARAM_TJPARAM_SUBSAMP)).ok();
         let size = |value: c_int| u32::try_from(value).map_err(|_| "the header gives no size".to_owned());
@@ -139,6 +136,16 @@ impl TurboDecoder {
 
     fn check(&self, code: c_int) -> Result<(), String> {
         if code == 0 { Ok(()) } else { Err(self.words()) }
+    }
+
+    /// Whether a call that went through did so with a warning.
+    fn warned(&self, code: c_int) -> Result<bool, String> {
+        if code == 0 {
+            return Ok(false);
+        }
+        // SAFETY: the handle is alive.
+        let severity = unsafe { raw::tj3GetErrorCode(self.raw()) };
+        if severity == raw::TJERR_TJERR_WARNING as c_int { Ok(true) } else { Err(self.words()) }
     }
 
     fn words(&self) -> String {
