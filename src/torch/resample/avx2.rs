@@ -227,27 +227,28 @@ fn write(shown: &[[u32; ROWS]], view: &mut [u8], size: usize) {
     let close_up: __m128i = cast([0_u8, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 0x80, 0x80, 0x80, 0x80]);
     let mut lines = view.chunks_exact_mut(size * 3);
     let mut line = || lines.next().unwrap_or_default();
-    let mut lines = [line(), line(), line(), line()];
+    let lines = [line(), line(), line(), line()];
     for (i, four) in shown.as_chunks::<4>().0.iter().enumerate() {
         let [a, b, c, d]: [__m128i; 4] = [cast(four[0]), cast(four[1]), cast(four[2]), cast(four[3])];
-        let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
-        let (ab_below, cd_below) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
-        let rows = [
-            _mm_unpacklo_epi64(ab, cd),
-            _mm_unpackhi_epi64(ab, cd),
-            _mm_unpacklo_epi64(ab_below, cd_below),
-            _mm_unpackhi_epi64(ab_below, cd_below),
-        ];
-        for (line, row) in lines.iter_mut().zip(rows) {
-            let bytes: [u8; 16] = cast(_mm_shuffle_epi8(row, close_up));
-            // the last pixels of a view may be fewer than four
-            match line.get_mut(12 * i..12 * i + 12) {
-                Some(four) => four.copy_from_slice(&bytes[..12]),
-                None => {
-                    let last = line.get_mut(12 * i..).unwrap_or_default();
-                    last.copy_from_slice(&bytes[..last.len()]);
-                }
-            }
+        let (upper, lower) = (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+        let (upper_right, lower_right) = (_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+        let put = |line: &mut [u8], pixels: __m128i| put(line, 12 * i, cast(_mm_shuffle_epi8(pixels, close_up)));
+        put(lines[0], _mm_unpacklo_epi64(upper, upper_right));
+        put(lines[1], _mm_unpackhi_epi64(upper, upper_right));
+        put(lines[2], _mm_unpacklo_epi64(lower, lower_right));
+        put(lines[3], _mm_unpackhi_epi64(lower, lower_right));
+    }
+}
+
+/// Writes four pixels, and where there is room the idle bytes behind them too, over which the next four come: one store.
+#[inline]
+fn put(line: &mut [u8], at: usize, pixels: [u8; 16]) {
+    match line.get_mut(at..at + 16) {
+        Some(place) => place.copy_from_slice(&pixels),
+        None => {
+            let place = line.get_mut(at..).unwrap_or_default();
+            let count = place.len().min(12);
+            place[..count].copy_from_slice(&pixels[..count]);
         }
     }
 }

@@ -32,7 +32,7 @@ impl Axis {
         for place in 0..size {
             let place = if span.backwards { size - 1 - place } else { place };
             let center = span.start + (place as f64 + 0.5) * scale;
-            let first = ((center - support + 0.5).floor().max(0.0) as usize).min(last);
+            let first = ((center - support + 0.5).max(0.0) as usize).min(last);
             self.first.push(first as u32);
             self.weigh(first, center, 1.0 / support);
         }
