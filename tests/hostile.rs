@@ -218,6 +218,18 @@ fn flipped_and_spliced_pictures_are_values() {
     });
 }
 
+#[test]
+fn a_jpeg_of_many_scans_is_refused_before_it_is_decoded() {
+    let (_, file) = gallery().into_iter().find(|(name, _)| *name == "progressive JPEG").expect("one of them");
+    let at = |mark: [u8; 2]| file.windows(2).rposition(|pair| pair == mark).expect("a mark");
+    let (last_scan, end) = (at([0xff, 0xda]), at([0xff, 0xd9]));
+    let with = |more: usize| [&file[..end], &file[last_scan..end].repeat(more), &file[end..]].concat();
+    assert!(decode(&decoder(), &with(50)).is_ok(), "a scan again and again is odd, and allowed");
+    let refused = decode(&decoder(), &with(5_000)).expect_err("too many");
+    assert_eq!(refused.reason, Reason::DecodeFailed);
+    assert!(refused.detail.contains("more than 100 scans"), "{refused}");
+}
+
 /// The same files, but their headers claim 65,535 × 65,535 pixels (16,383 where a format knows no more).
 fn giants() -> Vec<(&'static str, Vec<u8>)> {
     let mut giants = Vec::new();

@@ -151,6 +151,47 @@ pub(super) fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<(
     Ok(())
 }
 
+/// Refuses a JPEG that sends its decoder over the picture so often that it would take minutes: the only limit on time that
+/// there is, since nothing stops a decoder that is at work. Scans of real progressive files are about ten.
+pub(super) fn check_scans(bytes: &[u8], header: &JpegHeader, max_pixels: u64) -> Result<(), Trouble> {
+    let pixels = u64::from(header.width) * u64::from(header.height);
+    let most = (MOST_VISITS * max_pixels / pixels.max(1)).min(MOST_SCANS);
+    let scans = scans(bytes, header).take(MOST_SCANS as usize + 1).count() as u64;
+    if scans > most {
+        let megapixels = pixels as f64 * 1e-6;
+        let many = if scans > MOST_SCANS { "more than " } else { "" };
+        let scans = scans.min(MOST_SCANS);
+        let detail = format!("{many}{scans} scans of {megapixels:.1} megapixels, at most {most} are read");
+        return Err(Trouble::new(Reason::DecodeFailed, detail));
+    }
+    Ok(())
+}
+
+/// Scans that are read of any JPEG, as libjpeg-turbo's own tools limit them.
+const MOST_SCANS: u64 = 100;
+/// Pixels that all scans of a JPEG may visit, in largest images: a fraction of a minute.
+const MOST_VISITS: u64 = 20;
+
+/// The scans of a JPEG; one where the first has all components at full precision, since nothing behind it is read.
+fn scans<'a>(bytes: &'a [u8], header: &JpegHeader) -> impl Iterator<Item = ()> + use<'a> {
+    let (mut rest, mut is_over) = (bytes.get(2..).unwrap_or_default(), false);
+    let (components, is_progressive) = (header.components, header.progressive);
+    std::iter::from_fn(move || {
+        while !is_over && let Some((marker, segment, after)) = next_segment(rest) {
+            rest = after;
+            match marker {
+                SOS => {
+                    is_over = !is_progressive && segment.first().is_none_or(|&count| count >= components);
+                    return Some(());
+                }
+                EOI => is_over = true,
+                _ => {}
+            }
+        }
+        None
+    })
+}
+
 /// Reads the segments of a JPEG up to its first scan; none if no frame header comes before that.
 ///
 /// Bytes between segments that belong to none are stepped over, as libjpeg does.
@@ -288,6 +329,28 @@ mod tests {
             assert_eq!(read_jpeg(&bytes[..len]), None, "cut after {len} bytes");
         }
         assert!(read_jpeg(&bytes[..frame_end]).is_some());
+    }
+
+    #[test]
+    fn scans_are_counted_where_there_can_be_several() {
+        let head = |progressive: bool, components: u8| JpegHeader {
+            progressive,
+            components,
+            ..read_jpeg(&jpeg_head(1)).expect("a whole header")
+        };
+        let scan = [0xff, 0xda, 0, 8, 1, 1, 0, 1, 63, 0, 7, 0xff, 0, 9, 0xff, 0xd0, 9];
+        let bytes = [jpeg_head(1), scan.repeat(150), vec![0xff, EOI], scan.to_vec()].concat();
+        let count = |header: &JpegHeader| scans(&bytes, header).count();
+        assert_eq!(count(&head(true, 3)), 151, "none behind the end");
+        assert_eq!(count(&head(false, 3)), 1, "the first scan has all three components");
+        assert_eq!(count(&head(false, 4)), 151);
+        let refused = check_scans(&bytes, &head(true, 3), 100_000_000).expect_err("too many");
+        assert!(refused.detail.starts_with("more than 100 scans of 0.3 megapixels"), "{refused}");
+
+        let few = [jpeg_head(1), scan.repeat(20), vec![0xff, EOI]].concat();
+        assert_eq!(check_scans(&few, &head(true, 3), 640 * 480 * 2), Ok(()));
+        let refused = check_scans(&few, &head(true, 3), 640 * 480).expect_err("21 visits");
+        assert_eq!(refused.detail, "21 scans of 0.3 megapixels, at most 20 are read");
     }
 
     #[test]

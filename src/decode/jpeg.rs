@@ -17,7 +17,7 @@ use super::augment::{self, CropBox};
 use crate::shards::{Reason, Trouble};
 use crate::torch::turbo::{TurboDecoder, TurboHeader, TurboPart};
 
-/// A progressive file of a few kB can ask for thousands of passes over the picture; real ones have about ten.
+/// Scans that libjpeg-turbo is to refuse; [`super::header::check_scans`] has counted them before.
 const MAX_SCANS: u32 = 100;
 
 /// A decompressor, to be kept by one thread and used for many images.

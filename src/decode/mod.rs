@@ -231,6 +231,7 @@ impl Decoder {
             read_jpeg(bytes).ok_or_else(|| Trouble::new(Reason::DecodeFailed, "it ends before its size is told"))?;
         let stored = (header.width, header.height);
         header::check_pixels(header.width, header.height, self.max_pixels)?;
+        header::check_scans(bytes, &header, self.max_pixels)?;
         self.filter.check_size(stored)?;
         let turn = self.turn(header.orientation.map(Turn::from).unwrap_or_default());
         let upright = turn.turn_size(stored);
