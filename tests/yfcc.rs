@@ -5,6 +5,7 @@ use futures_util::StreamExt;
 use shoal::config::{FetchPlan, FilterPlan, MetadataKey, StreamPlan};
 use shoal::decode::Decoder;
 use shoal::ingest::{Cursor, Opening, Passes, RawSample, stream};
+use shoal::pipeline::used::{Extent, UsedByRun};
 use shoal::shards::metadata::{LICENCES, Licences};
 use shoal::shards::{Filtered, Ledger, Reason, Rejection, ShardList};
 use std::collections::{BTreeMap, BTreeSet};
@@ -285,6 +286,21 @@ fn credited(text: &str) -> BTreeSet<u64> {
     lines.map(|line| line.split('\t').nth(1).unwrap().parse().unwrap()).collect()
 }
 
+/// Runs to its end.
+fn pretrain(pipeline: &Path, run: &Path, settings: &[String]) {
+    let more: Vec<String> = settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]).collect();
+    let done = std::process::Command::new(binary())
+        .current_dir(root())
+        .args(["pretrain", "--no-bar"])
+        .arg(pipeline)
+        .arg("--run")
+        .arg(run)
+        .args(&more)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 #[test]
 fn a_list_and_a_run_have_an_attribution() {
     let folder = tempfile::tempdir().unwrap();
@@ -313,20 +329,77 @@ fn a_list_and_a_run_have_an_attribution() {
         "cluster.every_steps=3".to_owned(),
         "train.steps=6".to_owned(),
     ];
-    let more: Vec<String> = settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]).collect();
-    let done = std::process::Command::new(binary())
-        .current_dir(root())
-        .args(["pretrain", "--no-bar"])
-        .arg(&pipeline)
-        .arg("--run")
-        .arg(&run)
-        .args(&more)
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    pretrain(&pipeline, &run, &settings);
     assert_eq!(steps(&run).len(), 6);
     let out: PathBuf = folder.path().join("credits.tsv");
     shoal().args(["shards", "attribution"]).arg(&run).arg("--out").arg(&out).assert().success();
     let wanted = photos[..59].iter().filter(|photo| ["by", "by-sa"].contains(&photo.licence));
     assert_eq!(credited(&std::fs::read_to_string(&out).unwrap()), wanted.map(|photo| photo.id).collect());
+}
+
+#[test]
+fn an_attribution_names_what_went_into_batches_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut photos = photos();
+    let good: BTreeSet<u64> = photos.iter().map(|photo| photo.id).collect();
+    let small = image::RgbImage::from_pixel(30, 200, image::Rgb([90, 120, 10]));
+    let mut narrow = std::io::Cursor::new(Vec::new());
+    small.write_to(&mut narrow, image::ImageFormat::Jpeg).unwrap();
+    let spoilt = [photos[3].jpeg.clone(), narrow.into_inner(), photos[4].jpeg[..200].to_vec()];
+    for (i, jpeg) in (60..).zip(spoilt) {
+        let digest = xxhash_rust::xxh3::xxh3_128(&i.to_string().into_bytes()).to_le_bytes();
+        let (hash, id) = (unpadded(&digest), 6_985_418_911 + 7 * i);
+        photos.push(Photo { hash, id, line: 12_345_000 + 333 * i, licence: "by", jpeg });
+    }
+    let [copy, too_narrow, broken] = [60, 61, 62].map(|i: usize| photos[i].id);
+    let specs = write_layouts(folder.path(), &photos);
+    let metadata = folder.path().join("meta.tsv");
+    write_metadata(&metadata, &photos);
+    let pipeline = small_pipeline(folder.path());
+    let settings = |steps: u32| {
+        [
+            format!("stream.shards=[\"{}\"]", specs[3]),
+            "stream.max_loss_rate=0.5".to_owned(),
+            "filter.min_side=40".to_owned(),
+            "filter.duplicates=bytes".to_owned(),
+            format!("filter.metadata={}", metadata.display()),
+            "bank.capacity=16".to_owned(),
+            "cluster.every_steps=100".to_owned(),
+            "train.batch_size=8".to_owned(),
+            format!("train.steps={steps}"),
+        ]
+    };
+
+    // within the first pass: the last ids are those of the last step, by its own digest
+    let run = folder.path().join("short");
+    pretrain(&pipeline, &run, &settings(3));
+    let used = UsedByRun::open(&run).unwrap();
+    assert!(matches!(used.extent(), Extent::UpTo(_)));
+    let mut ids = Vec::new();
+    used.each(|sample| {
+        assert!(![too_narrow, broken].contains(&sample.key.trim_start_matches("flickr/").parse().unwrap()));
+        ids.push(sample.id);
+        Ok(())
+    })
+    .unwrap();
+    assert!(ids.len() % 8 == 0 && (24..60).contains(&ids.len()), "{}", ids.len());
+    let mut batches = ids.rchunks(8);
+    for (step, _, told) in steps(&run).iter().rev() {
+        let batch = batches.next().unwrap();
+        let digest =
+            batch.iter().fold(0, |digest, id| xxhash_rust::xxh3::xxh3_64_with_seed(&id.0.to_le_bytes(), digest));
+        assert_eq!(told, &format!("{digest:016x}"), "step {step}");
+    }
+
+    // past the first pass: all that can be used, of two files of the same bytes one
+    let run = folder.path().join("long");
+    pretrain(&pipeline, &run, &settings(20));
+    assert_eq!(UsedByRun::open(&run).unwrap().extent(), &Extent::Pass);
+    let told = shoal().args(["shards", "attribution"]).arg(&run).assert().success();
+    let mut named = credited(&String::from_utf8_lossy(&told.get_output().stdout));
+    let original = photos[3].id;
+    assert!(named.contains(&original) != named.contains(&copy), "the first of both in the stream");
+    named.remove(&copy);
+    named.insert(original);
+    assert_eq!(named, good);
 }

@@ -4,9 +4,9 @@ use crate::config::{MetadataKey, Plan};
 use crate::error::{Error, Result};
 use crate::ingest::SampleMeta;
 use crate::observe::console::say;
-use crate::pipeline::used;
+use crate::pipeline::used::{self, Extent, UsedByRun};
 use crate::shards::metadata::Attribution;
-use indicatif::HumanCount;
+use indicatif::{HumanCount, ProgressBar};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ Examples:
   shoal shards attribution runs/yfcc --out credits.tsv
   shoal shards attribution @yfcc.txt --metadata yfcc100m_dataset.tsv.gz --metadata-key id > credits.tsv
 
-Tab-separated: hash, photo id, title, author, page, licence, licence URL. A run folder means what the run was fed up to
-its last snapshot: its stream is read again up to there. Exit code 3 if the metadata do not know some of it.")]
+Tab-separated: hash, photo id, title, author, page, licence, licence URL. A run folder means what went into the batches
+of the run up to its last snapshot: its stream is read and decoded again up to there, and judged by its filters. A list
+means all of it. Exit code 3 if the metadata do not know some of it.")]
 pub(super) struct Arguments {
     /// A run folder; or paths, URLs, {000..127}, a::b, globs, folders, @list.txt
     #[arg(required = true, value_name = "RUN|LIST")]
@@ -49,11 +50,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::usage("no metadata to look into").with_hint("name the file with --metadata"));
     }
     let mut attribution = Attribution::new(arguments.metadata_key.unwrap_or(filter.metadata_key))?;
-    let add = |sample: &SampleMeta| attribution.add(&sample.shard, &sample.key);
+    let bar = ProgressBar::new_spinner();
+    let mut samples = 0_u64;
+    let add = |sample: &SampleMeta| {
+        samples += 1;
+        bar.set_message(format!("{} photographs", HumanCount(samples)));
+        bar.tick();
+        attribution.add(&sample.shard, &sample.key)
+    };
     match run {
-        Some(run) => used::by_run(run, add)?,
+        Some(run) => {
+            let used = UsedByRun::open(run)?;
+            say(told_of(used.extent()));
+            used.each(add)?;
+        }
         None => used::by_list(&arguments.what, add)?,
     }
+    bar.finish_and_clear();
     let mut out: Box<dyn Write> = match &arguments.out {
         Some(path) => Box::new(BufWriter::new(File::create(path).map_err(|error| Error::file("write", path, &error))?)),
         None => Box::new(BufWriter::new(std::io::stdout().lock())),
@@ -67,4 +80,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let name = metadata.display();
     Err(Error::data(format!("{unknown} photographs are not in {name}; {nameless} samples have keys that name none"))
         .with_hint("--metadata-key says whether keys are hashes, photo ids or line numbers"))
+}
+
+fn told_of(extent: &Extent) -> &'static str {
+    match extent {
+        Extent::Nothing => "the run has used nothing yet",
+        Extent::UpTo(_) => "reading again what the run has used of its first pass",
+        Extent::Pass => "the run is past its first pass: reading that pass again",
+        Extent::List => {
+            "the order in which the run read cannot be gone over again (arrival, follow, or another list by now): \
+             everything of its list that its filters let pass counts as used, duplicates included"
+        }
+    }
 }
