@@ -10,6 +10,7 @@ mod interop;
 mod ledger;
 mod lies;
 mod matrix;
+mod objects;
 mod order;
 mod pictures;
 mod pipelines;

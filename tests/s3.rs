@@ -8,6 +8,7 @@ use crate::server::{Reply, Request, Server};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
@@ -31,6 +32,10 @@ pub struct State {
     pub signed: usize,
     pub unsigned: usize,
     pub pages: usize,
+    /// How long an object is kept back.
+    pub delay: Duration,
+    /// Objects that were asked for at once, at most.
+    pub most_in_flight: usize,
 }
 
 impl Store {
@@ -51,6 +56,11 @@ impl Store {
         let mut state = self.state.lock().unwrap();
         let version = state.objects.get(&format!("/{path}")).map_or(0, |(_, version)| *version);
         state.objects.insert(format!("/{path}"), (bytes, version + 1));
+    }
+
+    /// Takes an object away.
+    pub fn remove(&self, path: &str) {
+        self.state.lock().unwrap().objects.remove(&format!("/{path}"));
     }
 
     /// Bytes of bodies that were sent.
@@ -90,7 +100,8 @@ impl State {
         if wanted.is_some_and(|wanted| wanted != tag) {
             return error(412, "PreconditionFailed");
         }
-        request.honest(object, Some(&tag)).with("last-modified", DATE)
+        self.most_in_flight = self.most_in_flight.max(request.in_flight);
+        Reply { delay: self.delay, ..request.honest(object, Some(&tag)).with("last-modified", DATE) }
     }
 
     fn list(&mut self, bucket: &str, query: &BTreeMap<String, String>) -> Reply {
@@ -122,7 +133,8 @@ impl State {
             return xml(200, &tag("EnumerationResults", &(blobs + &tag("NextMarker", &next.unwrap_or_default()))));
         }
         let object = |name: &String| {
-            let about = tag("LastModified", "1994-11-06T08:49:37.000Z") + &tag("ETag", "x") + &tag("Size", "1");
+            let size = self.objects.get(&format!("{root}{name}")).map_or(0, |(bytes, _)| bytes.len()).to_string();
+            let about = tag("LastModified", "1994-11-06T08:49:37.000Z") + &tag("ETag", "x") + &tag("Size", &size);
             tag("Contents", &(tag("Key", name) + &about))
         };
         let mut result = tag("IsTruncated", &next.is_some().to_string()) + &keys.map(object).collect::<String>();

@@ -1,11 +1,13 @@
-//! Folders of image files as shards: what `images:FOLDER` stands for.
+//! Folders of image files as shards: what `images:FOLDER` and `images:s3://bucket/prefix/` stand for.
 //!
-//! In: a folder. Out: a shard for each folder in it that holds an image, with all below it, and one for the images in the
-//! folder itself. So `images:photos` over YFCC100M's `photos/HHH/HHH/HASH.jpg` is 4,096 shards, and over class folders one a class;
-//! how deep or uneven the folders are does not matter, since lanes are filled sample by sample. A folder within that may not be read
-//! is passed over with a warning.
+//! In: a folder, or a prefix of a store. Out: a shard for each folder in it that holds an image, with all below it, and one for
+//! the images in the folder itself. So `images:s3://multimedia-commons/data/images/` over YFCC100M's `HHH/HHH/HASH.jpg` is 4,096
+//! shards, and over class folders one a class; how deep or uneven the folders are does not matter, since lanes are filled sample by
+//! sample. A folder within that may not be read is passed over with a warning. In a store nobody looks whether a folder holds an
+//! image: that would be thousands of requests; one without is an empty shard.
 
 use super::sample::is_image_name;
+use super::source::Lookup;
 use super::url::{ImageFolder, ShardUrl};
 use crate::error::{Error, Result};
 use std::io;
@@ -13,13 +15,6 @@ use std::path::{Path, PathBuf};
 
 /// Adds the shards of a folder, looked for in each of `bases`; false if it is not there or has no image.
 pub(super) fn collect_images(folder: &str, bases: &[PathBuf], found: &mut Vec<ShardUrl>) -> Result<bool> {
-    if folder.contains("://") {
-        return Err(Error::usage(format!(
-            "shard spec \"images:{}\": not a local folder",
-            crate::secrets::shown(folder)
-        ))
-        .with_hint("mount the bucket, or pack its images into shards"));
-    }
     let Some(root) = bases.iter().map(|base| base.join(folder)).find(|path| path.is_dir()) else {
         return Ok(false);
     };
@@ -35,6 +30,22 @@ pub(super) fn collect_images(folder: &str, bases: &[PathBuf], found: &mut Vec<Sh
             found.push(ShardUrl::images(ImageFolder::deep(&root, name)));
         }
     }
+    Ok(found.len() > before)
+}
+
+/// Adds the shards below a prefix of a store, `s3://bucket/a/b/` or without the last `/`; false if nothing is there.
+pub(super) fn collect_stored(prefix: &str, lookup: &mut Lookup<'_>, found: &mut Vec<ShardUrl>) -> Result<bool> {
+    let prefix = prefix.trim_end_matches('/');
+    let root = Path::new(prefix);
+    let (keys, folders) = lookup.below(&format!("{prefix}/"))?;
+    let name = |key: &str| key.rsplit('/').next().unwrap_or_default().to_owned();
+    let before = found.len();
+    if keys.iter().any(|key| is_image_name(&name(key))) {
+        found.push(ShardUrl::images(ImageFolder::flat(root)));
+    }
+    let folders = folders.iter().map(|folder| name(folder.trim_end_matches('/')));
+    let seen = folders.filter(|folder| !folder.is_empty() && !folder.starts_with('.'));
+    found.extend(seen.map(|folder| ShardUrl::images(ImageFolder::deep(root, folder))));
     Ok(found.len() > before)
 }
 

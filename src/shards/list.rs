@@ -1,13 +1,13 @@
 //! The shards of a run: specs in, addresses out.
 //!
 //! A spec is a path, a URL (`http(s)://`, `s3://`, `gs://`, `az://`), a glob, a folder or a prefix of a store that ends with `/` (every
-//! archive within), `images:FOLDER` (`images.rs`), `pipe:COMMAND`, or `@list.txt` with one spec a line, from a file or a server;
+//! archive within), `images:FOLDER` or `images:PREFIX` (`images.rs`), `pipe:COMMAND`, or `@list.txt` with one spec a line, from a file or a server;
 //! braces multiply it and `::` joins several. A relative path in a list is looked for in the current directory first, then beside the list. Duplicates are removed and
 //! counted; shards that cannot be told apart are refused. What does not exist at all is refused here, with the way out; where some of a
 //! brace range is missing, the missing shards stay in the list, so that the ledger counts them. Reading a list may ask the network, and blocks while it does.
 
 use super::expand::{expand_braces, expand_command, split_joined};
-use super::images::{collect_images, is_closed};
+use super::images::{collect_images, collect_stored, is_closed};
 use super::source::{Lookup, SCHEMES};
 use super::url::ShardUrl;
 use crate::config::FetchPlan;
@@ -189,6 +189,7 @@ impl Collector<'_> {
         }
         let what = if items.len() == 1 { "there is nothing" } else { "none of its shards exists" };
         let hint = match is_remote(part) {
+            true if part.starts_with("images:") => "check the bucket and the prefix, which is that of a folder".into(),
             true => {
                 "check the bucket and the prefix; below a prefix only archives count (.tar, .tar.gz, .tar.zst, .zip)"
                     .into()
@@ -214,6 +215,14 @@ impl Collector<'_> {
             return self.stored(item);
         }
         if let Some(folder) = item.strip_prefix("images:") {
+            if SCHEMES.iter().any(|scheme| folder.starts_with(scheme)) {
+                bucket_of(folder)?;
+                return collect_stored(folder, &mut self.lookup, &mut self.found);
+            }
+            if folder.contains("://") {
+                return Err(bad(item, "neither a folder nor a prefix of a store")
+                    .with_hint("images: reads local folders and s3://, gs://, az:// prefixes"));
+            }
             return collect_images(folder, &bases(folder, beside), &mut self.found);
         }
         let path = item.strip_prefix("file://").unwrap_or(item);
@@ -245,12 +254,7 @@ impl Collector<'_> {
 
     /// Adds an object of a store, or those that a glob or a prefix stands for.
     fn stored(&mut self, item: &str) -> Result<bool> {
-        let (_, place) = item.split_once("://").unwrap_or_default();
-        let (bucket, key) = place.split_once('/').unwrap_or((place, ""));
-        if bucket.is_empty() || bucket.contains(WILD) || bucket.contains('@') {
-            return Err(bad(item, "not the name of a bucket")
-                .with_hint("as in s3://bucket/key; credentials come from the environment"));
-        }
+        let key = bucket_of(item)?;
         if key.split_once('?').is_some_and(|(_, query)| query.contains('=')) {
             return Err(bad(item, "a store's address has no query").with_hint("a signed URL begins with https://"));
         }
@@ -336,8 +340,20 @@ fn bad(spec: &str, what: &str) -> Error {
     Error::usage(format!("shard spec \"{}\": {what}", shown(spec)))
 }
 
+/// Refuses the address of something in a store whose bucket has no name; what follows that name.
+fn bucket_of(address: &str) -> Result<&str> {
+    let (_, place) = address.split_once("://").unwrap_or_default();
+    let (bucket, key) = place.split_once('/').unwrap_or((place, ""));
+    if bucket.is_empty() || bucket.contains(WILD) || bucket.contains('@') {
+        return Err(bad(address, "not the name of a bucket")
+            .with_hint("as in s3://bucket/key; credentials come from the environment"));
+    }
+    Ok(key)
+}
+
 /// Whether a spec is the address of something on a server.
 fn is_remote(spec: &str) -> bool {
+    let spec = spec.strip_prefix("images:").unwrap_or(spec);
     spec.starts_with("http://") || spec.starts_with("https://") || SCHEMES.iter().any(|scheme| spec.starts_with(scheme))
 }
 

@@ -5,6 +5,7 @@
 //! credentials and signatures. The name is also the shard's identity (ids, cursor, ledger), so a URL that is signed anew stays
 //! the same shard; parameters that are no signature enter it as a hash. The address itself is seen by [`super::source`] alone.
 
+use super::source::SCHEMES;
 use crate::secrets::{PIPE, identifying_query, identity, shown, unsigned};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,13 +29,14 @@ pub(super) enum Address {
     Store(Arc<str>),
     /// Standard output of a command of `sh`
     Pipe(Arc<str>),
-    /// The image files of a folder
+    /// The image files of a folder, or the images below a prefix of a store
     Images(ImageFolder),
 }
 
-/// A folder whose image files are samples.
+/// A folder whose image files are samples, or a prefix of a store whose objects are.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct ImageFolder {
+    /// A path, or the address of a prefix without the `/` at its end.
     root: PathBuf,
     /// The folder within `root`, with all below it; none for the files of `root` itself.
     within: Option<PathBuf>,
@@ -54,6 +56,12 @@ impl ImageFolder {
     /// Where its files are.
     pub(super) fn path(&self) -> PathBuf {
         self.within.as_ref().map_or_else(|| self.root.clone(), |within| self.root.join(within))
+    }
+
+    /// The address of the prefix, with the `/` at its end, of one that lies in a store.
+    pub(super) fn prefix(&self) -> Option<String> {
+        let is_stored = SCHEMES.iter().any(|scheme| self.root.to_str().is_some_and(|root| root.starts_with(scheme)));
+        is_stored.then(|| format!("{}/", self.path().display()))
     }
 
     /// Whether folders within belong to it.
@@ -128,7 +136,11 @@ impl ShardUrl {
 
     /// Whether the bytes come over the network.
     pub fn is_remote(&self) -> bool {
-        matches!(self.address, Address::Remote(_) | Address::Store(_))
+        match &self.address {
+            Address::Remote(_) | Address::Store(_) => true,
+            Address::Images(folder) => folder.prefix().is_some(),
+            Address::Local(_) | Address::Pipe(_) => false,
+        }
     }
 
     pub(super) fn address(&self) -> &Address {

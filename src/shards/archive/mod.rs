@@ -84,7 +84,7 @@ pub enum Next {
 }
 
 /// The data of a member.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Data {
     /// All of them.
     Whole(Bytes),
@@ -125,7 +125,7 @@ impl Archive {
     /// Why it cannot be read at all.
     pub fn open(url: &ShardUrl, fetcher: &Arc<Fetcher>, reading: &Arc<Reading>) -> Result<Self, Trouble> {
         if let Some(folder) = url.folder() {
-            return Ok(Self { walk: Walk::Folder(Folder::open(folder, reading)?) });
+            return Ok(Self { walk: Walk::Folder(Folder::open(folder, fetcher, reading)?) });
         }
         let mut input = Input::open(Source::open(url, fetcher, reading)?)?;
         let mut first = Vec::new();

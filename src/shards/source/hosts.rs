@@ -26,6 +26,11 @@ impl Hosts {
         Self { most: most.max(1), known: Mutex::default() }
     }
 
+    /// Requests in flight to one host at most.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// The host of this name.
     pub(super) fn named(&self, name: &str) -> Arc<Host> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

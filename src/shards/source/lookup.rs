@@ -67,31 +67,48 @@ impl<'a> Lookup<'a> {
     /// # Errors
     /// Why they cannot be listed.
     pub(in crate::shards) fn keys(&mut self, address: &str, is_flat: bool) -> Result<Vec<String>> {
+        let (mut keys, _) = self.listing(address, is_flat)?;
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// What lies directly below the prefix of this address, which ends with a `/`: keys, and beginnings of further keys up to a
+    /// `/`, which is left out; both in order.
+    ///
+    /// # Errors
+    /// Why it cannot be listed.
+    pub(in crate::shards) fn below(&mut self, address: &str) -> Result<(Vec<String>, Vec<String>)> {
+        let (mut keys, mut folders) = self.listing(address, true)?;
+        keys.sort_unstable();
+        folders.sort_unstable();
+        Ok((keys, folders))
+    }
+
+    fn listing(&mut self, address: &str, is_flat: bool) -> Result<(Vec<String>, Vec<String>)> {
         let name = shown(address);
         let Asking { runtime, stores, rules } = self.asking()?;
         let patient = rules.clone();
-        let keys = stores.bucket(address).and_then(|(bucket, prefix)| {
+        let listed = stores.bucket(address).and_then(|(bucket, prefix)| {
             let prefix = prefix.to_owned();
             wait(runtime, async move {
-                let (mut keys, mut next) = (Vec::new(), None);
+                let (mut keys, mut folders, mut next) = (Vec::new(), Vec::new(), None);
                 loop {
                     let page = || timeout(patient.patience, bucket.page(&prefix, is_flat, next.clone()));
                     let answer = || page().map(|page| page.unwrap_or_else(|_| Err(patient.silence())));
-                    let (more, after) = patient.persist(answer).await?;
-                    keys.extend(more);
-                    if keys.len() > MOST_KEYS {
+                    let page = patient.persist(answer).await?;
+                    keys.extend(page.keys.into_iter().map(|(key, _)| key));
+                    folders.extend(page.folders);
+                    if keys.len() + folders.len() > MOST_KEYS {
                         return Err(Trouble::new(Reason::Unreadable, format!("more than {MOST_KEYS} keys")));
                     }
-                    if after.is_none() {
-                        break;
+                    if page.after.is_none() {
+                        return Ok((keys, folders));
                     }
-                    next = after;
+                    next = page.after;
                 }
-                keys.sort_unstable();
-                Ok(keys)
             })
         });
-        keys.map_err(|trouble| {
+        listed.map_err(|trouble| {
             Error::data(format!("shard spec \"{name}\": its keys cannot be listed: {trouble}")).with_hint(
                 "check the bucket, the credentials in the environment, fetch.anonymous and fetch.endpoint; \
                  where listing is forbidden, name the keys, as in {000..127}.tar",
@@ -138,7 +155,7 @@ fn wait<T: Send + 'static>(
 
 impl Rules {
     /// Asks until there is an answer, the attempts run out, or the server says that more are useless.
-    async fn persist<T, A>(&self, ask: impl Fn() -> A) -> Result<T, Trouble>
+    pub(super) async fn persist<T, A>(&self, ask: impl Fn() -> A) -> Result<T, Trouble>
     where
         A: Future<Output = Result<T, Refusal>>,
     {
@@ -159,7 +176,7 @@ impl Rules {
         Err(Trouble::new(Reason::Unreachable, "no attempt was made"))
     }
 
-    fn silence(&self) -> Refusal {
+    pub(super) fn silence(&self) -> Refusal {
         let detail = format!("no answer for {} s", self.patience.as_secs_f64());
         Refusal::Passing(Trouble::new(Reason::Unreachable, detail), None)
     }

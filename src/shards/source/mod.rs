@@ -4,7 +4,7 @@
 //! in that thread (`local.rs`); what a command writes passes through a small channel (`pipe.rs`). What is on a server (`remote.rs`
 //! says what is asked of it, `http.rs` and `store.rs` ask) comes in ranges (`ranges.rs`), some of them in flight at once; each
 //! is seen through cuts, stalls and refusals (`stretch.rs`) without ever mixing versions, and no host gets more requests
-//! than it bears (`hosts.rs`). Whole shards may be kept on disk (`cache.rs`). What cannot be read is a [`Trouble`] with its
+//! than it bears (`hosts.rs`). Single images of a store come whole, many at once (`objects.rs`). Whole shards may be kept on disk (`cache.rs`). What cannot be read is a [`Trouble`] with its
 //! reason; the bytes before it count. Nothing here shows credentials or queries.
 
 mod cache;
@@ -12,6 +12,7 @@ mod hosts;
 mod http;
 mod local;
 mod lookup;
+mod objects;
 mod pipe;
 mod ranges;
 mod remote;
@@ -22,6 +23,7 @@ use self::cache::{Cache, Entry};
 use self::hosts::Hosts;
 use self::http::HttpShard;
 pub(super) use self::lookup::Lookup;
+pub(super) use self::objects::{Ahead, Fetched, list as list_objects};
 use self::pipe::PipeReader;
 use self::ranges::RemoteReader;
 use self::remote::Remote;

@@ -120,15 +120,26 @@ impl std::fmt::Debug for Opened {
     }
 }
 
+/// One page of a listing.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// Keys and the lengths of their objects in bytes.
+    pub keys: Vec<(String, u64)>,
+    /// Beginnings of further keys up to a `/`, which is left out: with `is_flat` alone.
+    pub folders: Vec<String>,
+    /// Where the next page begins, if there is one.
+    pub after: Option<String>,
+}
+
 impl Bucket {
-    /// The keys of one page of those that begin with `prefix`, and where the next page begins. `is_flat` leaves out keys with a `/`
-    /// behind the prefix.
-    pub(super) async fn page(
-        &self,
-        prefix: &str,
-        is_flat: bool,
-        page_token: Option<String>,
-    ) -> Result<(Vec<String>, Option<String>), Refusal> {
+    /// Whom requests go to.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// One page of the keys that begin with `prefix`. `is_flat` leaves out keys with a `/` behind the prefix, and tells how they
+    /// begin.
+    pub(super) async fn page(&self, prefix: &str, is_flat: bool, page_token: Option<String>) -> Result<Page, Refusal> {
         let opened = self.opened().await?;
         let seen = Seen::default();
         let mut options = PaginatedListOptions { page_token, ..PaginatedListOptions::default() };
@@ -137,8 +148,9 @@ impl Bucket {
         let prefix = (!prefix.is_empty()).then_some(prefix);
         let page = opened.lists.list_paginated(prefix, options).await;
         let page = page.map_err(|error| refusal(&error, &seen, opened.signing))?;
-        let keys = page.result.objects.into_iter().map(|object| object.location.to_string()).collect();
-        Ok((keys, page.page_token))
+        let keys = page.result.objects.into_iter().map(|object| (object.location.to_string(), object.size));
+        let folders = page.result.common_prefixes.into_iter().map(|folder| folder.to_string());
+        Ok(Page { keys: keys.collect(), folders: folders.collect(), after: page.page_token })
     }
 
     async fn opened(&self) -> Result<&Opened, Refusal> {
@@ -317,6 +329,10 @@ fn refusal(error: &object_store::Error, seen: &Seen, signing: &str) -> Refusal {
         return Refusal::Passing(Trouble::new(Reason::Unreachable, causes(error)), None);
     };
     let code = code(error).map(|code| format!(" ({code})")).unwrap_or_default();
+    if let object_store::Error::InvalidPath { source } = error {
+        let detail = format!("holds a key that `object_store` has no name for: {source}");
+        return Refusal::Final(Trouble::new(Reason::Unreadable, detail));
+    }
     if status.is_success() {
         // an error in the body of a success, as S3 gives them, or not the part that was asked for
         let detail = format!("HTTP status {status} without what was asked for{code}");
