@@ -118,6 +118,30 @@ async fn a_stream_of_a_store_goes_on_from_a_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_version_is_not_gone_on_with_after_a_restart() {
+    let store = Store::start(&[("b/0.tar", shard("a", 90)), ("b/1.tar", shard("b", 90))]).await;
+    let fetch = at(&store);
+    let ledger = Arc::new(Ledger::in_memory(&plan()));
+    let open = |start: Cursor| {
+        let opening =
+            Opening::new(list(&["s3://b/*.tar"], &fetch), &plan(), &fetch, Passes::Endless, Arc::clone(&ledger));
+        stream(Opening { start, ..opening })
+    };
+    let first: Vec<RawSample> = pin!(open(Cursor::default())).take(40).map(Result::unwrap).collect().await;
+    // as long as the one before: the store's version alone tells them apart
+    store.put("b/0.tar", shard("n", 90));
+    let text = serde_json::to_string(&first[39].cursor).unwrap();
+    let rest = pin!(open(serde_json::from_str(&text).unwrap())).map(Result::unwrap);
+    let rest: Vec<RawSample> = rest.take_while(|sample| std::future::ready(sample.meta.pass == 0)).collect().await;
+    let mut of_other: Vec<&str> = first.iter().chain(&rest).map(|sample| sample.meta.key.as_str()).collect();
+    of_other.retain(|key| !key.starts_with('a'));
+    of_other.sort_unstable();
+    assert_eq!(of_other, keys("b", 90));
+    assert!(rest.iter().all(|sample| sample.meta.key.starts_with('b')), "what waited of the other is lost");
+    assert!(ledger.losses().contains_key(&Reason::ShardChanged), "{:?}", ledger.losses());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_shard_is_made_of_two_versions() {
     let (old, new) = (shard("a", 300), shard("n", 300));
     let store = Store::start(&[("b/0.tar", old)]).await;

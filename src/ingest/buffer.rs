@@ -71,6 +71,11 @@ impl Buffer {
         self.bytes
     }
 
+    /// The shard of each sample that waits.
+    pub(super) fn shards(&self) -> impl Iterator<Item = usize> {
+        self.waiting.iter().map(|waiter| waiter.place.shard)
+    }
+
     pub(super) fn places(&self) -> Vec<Place> {
         self.waiting.iter().map(|waiter| waiter.place).collect()
     }

@@ -1,22 +1,24 @@
 //! Positions in the stream.
 //!
 //! A [`Cursor`] is a [`Checkpoint`] that the stream takes of itself every thousand samples or so, how many samples have
-//! left since, and, where samples come in the order of arrival, the [`Trail`] of who gave them. A checkpoint holds, for each
-//! list, where each lane stands, which samples wait in the shuffle buffer (as shard and byte offset, not as bytes), and how far
-//! the order of the pass has been used up. Going on from a cursor reads the waiting samples again, opens each lane where it stood,
+//! left since, what became of [`Shards`], and, where samples come in the order of arrival, the [`Trail`] of who gave them. A
+//! checkpoint holds, for each
+//! list, where each lane stands, which samples wait in the shuffle buffer (as shard and byte offset, not as bytes), of which
+//! versions of their shards, and how far the order of the pass has been used up. Going on from a cursor reads the waiting samples again, opens each lane where it stood,
 //! and lets `skip` samples pass unseen: so much is read again and no more.
 //!
-//! A cursor is three pointers: one comes with every sample. On disk the names of the shards are most of it; each is written
+//! A cursor is a few pointers: one comes with every sample. On disk the names of the shards are most of it; each is written
 //! as what it does not share with the one before, which is some ten bytes.
 
 use super::account::Account;
 use super::names;
 use super::share::{Portion, Share};
-use super::trail::Trail;
+use super::trail::{Event, Shards, Trail};
 use crate::error::{Error, Result};
+use crate::shards::index::Stamp;
 use crate::shards::{ShardList, ShardUrl};
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// A position in the stream, from which it goes on with the very next sample. The default is the beginning.
@@ -26,6 +28,7 @@ pub struct Cursor {
     pub(super) checkpoint: Option<Arc<Checkpoint>>,
     pub(super) skip: u64,
     pub(super) trail: Trail,
+    pub(super) since: Shards,
 }
 
 impl Cursor {
@@ -81,6 +84,12 @@ pub(super) struct Point {
     pub turn: usize,
     /// The samples that wait in the shuffle buffer, in its order.
     pub waiting: Vec<Place>,
+    /// The versions of the shards in which lanes stand, and of which samples wait, by their numbers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stamps: BTreeMap<usize, Stamp>,
+    /// Samples that shards have given which ended behind the point, by their numbers: of a cursor, not of a checkpoint.
+    #[serde(skip)]
+    pub ended: BTreeMap<usize, u64>,
     /// Samples that left in this pass.
     pub draws: u64,
     /// Passes dealt anew that come before the next ordinary one.
@@ -177,6 +186,19 @@ impl Checkpoint {
 }
 
 impl Point {
+    /// With what became of the shards of this list since.
+    pub(super) fn with_events(&self, list: usize, events: &Shards) -> Self {
+        let mut point = self.clone();
+        for event in Vec::from(events.clone()) {
+            match event {
+                Event::Began(of, shard, stamp) if of == list => _ = point.stamps.insert(shard, stamp),
+                Event::Ended(of, shard, samples) if of == list => _ = point.ended.insert(shard, samples),
+                Event::Began(..) | Event::Ended(..) => {}
+            }
+        }
+        point
+    }
+
     /// The shards of the pass, found in the list as it is today. A list that is followed may have lost some: those that are
     /// still to be read are then tried by their names, and counted as lost.
     ///
@@ -215,6 +237,7 @@ impl Point {
             && order.iter().all(|portion| portion.shard < count && portion.every > 0)
             && self.lanes.iter().all(|spot| (spot.number as usize) < self.taken)
             && self.waiting.iter().all(|place| place.shard < count)
+            && self.stamps.keys().all(|&shard| shard < count)
             && self.accounts.len() == self.lanes.len()
             && (self.turn < self.lanes.len() || self.turn == 0);
         match is_sound {
@@ -235,19 +258,22 @@ pub(super) fn damaged() -> Error {
 struct Stored {
     skip: u64,
     trail: Trail,
+    #[serde(default, skip_serializing_if = "Shards::is_empty")]
+    since: Shards,
     checkpoint: Option<Checkpoint>,
 }
 
 impl From<Stored> for Cursor {
     fn from(stored: Stored) -> Self {
-        Self { checkpoint: stored.checkpoint.map(Arc::new), skip: stored.skip, trail: stored.trail }
+        let Stored { skip, trail, since, checkpoint } = stored;
+        Self { checkpoint: checkpoint.map(Arc::new), skip, trail, since }
     }
 }
 
 impl From<Cursor> for Stored {
     fn from(cursor: Cursor) -> Self {
         let checkpoint = cursor.checkpoint.map(|checkpoint| (*checkpoint).clone());
-        Self { skip: cursor.skip, trail: cursor.trail, checkpoint }
+        Self { skip: cursor.skip, trail: cursor.trail, since: cursor.since, checkpoint }
     }
 }
 

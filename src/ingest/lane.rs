@@ -20,6 +20,7 @@ use crate::shards::source::Fetcher;
 use crate::shards::{Activity, Ending, Reading, Reason, ShardSample, ShardUrl, Trouble};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     most: u64,
     /// Room of each reader, in units.
     room: u32,
+    /// Whether it was said that files were touched.
+    told_of_touched: AtomicBool,
 }
 
 impl Shared {
@@ -49,7 +52,13 @@ impl Shared {
         let share = plan.buffer_mib as u64 * MIB / ROOM_UNIT / readers as u64;
         let room =
             u32::try_from(share).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u32);
-        Arc::new(Self { fetcher, progress, most: plan.max_member_mib as u64 * MIB, room })
+        Arc::new(Self {
+            fetcher,
+            progress,
+            most: plan.max_member_mib as u64 * MIB,
+            room,
+            told_of_touched: AtomicBool::new(false),
+        })
     }
 }
 
@@ -69,17 +78,52 @@ pub(super) struct Lane {
     pub opened_at: u64,
     /// Since when its next sample has been looked for in vain.
     pub empty_since: Option<Instant>,
+    /// The version of the shard that was read before a restart.
+    pub version_before: Option<Stamp>,
+    /// How it ends, where the shard is another one since a restart whose way is still gone over.
+    pub changed: Option<Ending>,
+    /// Gaps that it gave then.
+    pub gaps: u64,
 }
 
 impl Lane {
-    /// Starts to read a portion.
+    /// Starts to read a portion, of the version of the shard that was read before, if it is known.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub(super) fn open(number: u32, rest: Portion, url: &ShardUrl, shared: &Arc<Shared>) -> Result<Self> {
+    pub(super) fn open(
+        number: u32,
+        rest: Portion,
+        url: &ShardUrl,
+        version_before: Option<Stamp>,
+        shared: &Arc<Shared>,
+    ) -> Result<Self> {
         let account = Account { from_byte: rest.offset, ..Account::default() };
-        let (reader, opened_at) = (Reader::open(url, rest, shared)?, rest.offset);
-        Ok(Self { number, rest, reader, account, account_before: None, opened_at, empty_since: None })
+        let (reader, opened_at) = (Reader::open(url, rest, version_before.clone(), shared)?, rest.offset);
+        let (account_before, empty_since, changed) = (None, None, None);
+        Ok(Self {
+            number,
+            rest,
+            reader,
+            account,
+            account_before,
+            opened_at,
+            empty_since,
+            version_before,
+            changed,
+            gaps: 0,
+        })
+    }
+
+    /// Samples that it gave, and gaps in their place.
+    pub(super) fn given(&self) -> u64 {
+        self.account.samples + self.gaps
+    }
+
+    /// The version of the shard that its samples are of, if it is known.
+    pub(super) fn stamp(&self) -> Option<&Stamp> {
+        let stamp = self.version_before.as_ref().or(self.reader.reading.stamp());
+        stamp.filter(|stamp| **stamp != Stamp::default())
     }
 
     pub(super) fn spot(&self) -> Spot {
@@ -110,13 +154,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    fn open(url: &ShardUrl, portion: Portion, shared: &Arc<Shared>) -> Result<Self> {
+    fn open(url: &ShardUrl, portion: Portion, version_before: Option<Stamp>, shared: &Arc<Shared>) -> Result<Self> {
         let reading = Reading::new(Arc::clone(url.name()));
         let room = Arc::new(Semaphore::new(shared.room as usize));
         let (sender, steps) = mpsc::channel(SAMPLES_AHEAD);
         let thread = ReaderThread {
             url: url.clone(),
             portion,
+            version_before,
             shared: Arc::clone(shared),
             reading: Arc::clone(&reading),
             room: Arc::clone(&room),
@@ -190,6 +235,7 @@ fn start_thread(body: impl FnOnce() + Send + 'static) -> Result<()> {
 struct ReaderThread {
     url: ShardUrl,
     portion: Portion,
+    version_before: Option<Stamp>,
     shared: Arc<Shared>,
     reading: Arc<Reading>,
     room: Arc<Semaphore>,
@@ -200,14 +246,14 @@ impl ReaderThread {
     /// Sends every step of the portion, the end included, unless nobody wants them any more.
     fn run(self) {
         let mut ordinal = self.portion.ordinal;
-        let mut samples = match open_samples(&self.url, self.portion.offset, &self.shared, &self.reading) {
+        let place = (self.portion.offset, self.version_before.as_ref());
+        let mut samples = match open_samples(&self.url, place, &self.shared, &self.reading) {
             Ok(samples) => samples,
             Err(trouble) => {
                 self.send(Step::End(Ending::failed(trouble)), ordinal);
                 return;
             }
         };
-        self.reading.is_of(Stamp::of(&self.url, samples.archive()));
         loop {
             let step = samples.step();
             let is_ours = self.portion.takes(ordinal);
@@ -261,21 +307,40 @@ impl ReaderThread {
     }
 }
 
-fn open_samples(url: &ShardUrl, offset: u64, shared: &Shared, reading: &Arc<Reading>) -> Result<Samples, Trouble> {
-    let mut samples = Samples::new(Archive::open(url, &shared.fetcher, reading)?, shared.most);
+/// Opens a shard at an offset of the version that was read before, if that is known.
+fn open_samples(
+    url: &ShardUrl,
+    (offset, version_before): (u64, Option<&Stamp>),
+    shared: &Shared,
+    reading: &Arc<Reading>,
+) -> Result<Samples, Trouble> {
+    let archive = Archive::open(url, &shared.fetcher, reading)?;
+    let stamp = Stamp::of(url, &archive);
+    if let Some(before) = version_before {
+        if let Some(change) = before.change(&stamp, url) {
+            return Err(change);
+        }
+        if *before != stamp && !shared.told_of_touched.swap(true, Ordering::Relaxed) {
+            tracing::warn!(shard = %url, "was touched since the run read it (others may have been, too); its length is the same: gone on with");
+        }
+    }
+    reading.is_of(stamp);
+    let mut samples = Samples::new(archive, shared.most);
     if offset > 0 {
         samples.go_to(offset)?;
     }
     Ok(samples)
 }
 
-/// The samples of one shard that begin at these offsets (in ascending order), or why each is not there.
+/// The samples of one shard that begin at these offsets (in ascending order) of the version that was read before, or why each is
+/// not there.
 ///
 /// # Errors
 /// The thread cannot start, or panicked.
 pub(super) async fn fetch(
     url: ShardUrl,
     offsets: Vec<u64>,
+    version_before: Option<Stamp>,
     shared: Arc<Shared>,
 ) -> Result<BTreeMap<u64, Result<ShardSample, Trouble>>> {
     let shard = Arc::clone(url.name());
@@ -285,7 +350,7 @@ pub(super) async fn fetch(
     let (sender, found) = tokio::sync::oneshot::channel();
     let reading = Arc::clone(&open.reading);
     start_thread(move || {
-        let _ = sender.send(find(&url, &offsets, &shared, &reading));
+        let _ = sender.send(find(&url, &offsets, version_before.as_ref(), &shared, &reading));
     })?;
     found.await.map_err(|_| Error::Stage { stage: "ingest", what: format!("the reader of {shard} panicked") })
 }
@@ -306,6 +371,7 @@ impl Drop for OpenForFetch {
 fn find(
     url: &ShardUrl,
     offsets: &[u64],
+    version_before: Option<&Stamp>,
     shared: &Shared,
     reading: &Arc<Reading>,
 ) -> BTreeMap<u64, Result<ShardSample, Trouble>> {
@@ -313,7 +379,7 @@ fn find(
     let Some(&first) = offsets.first() else {
         return BTreeMap::new();
     };
-    let mut samples = match open_samples(url, first, shared, reading) {
+    let mut samples = match open_samples(url, (first, version_before), shared, reading) {
         Ok(samples) => samples,
         Err(trouble) => return all_lost(&trouble),
     };

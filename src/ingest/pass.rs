@@ -17,14 +17,14 @@ use super::lane::{Lane, Shared};
 use super::share::{Portion, Share, deal, shared};
 use super::shuffle::permutation;
 use super::stream::Passes;
-use super::trail::Log;
+use super::trail::{Event, Log};
 use crate::config::{Order, StreamPlan};
 use crate::error::Result;
-use crate::shards::index::Row;
+use crate::shards::index::{Row, Stamp};
 use crate::shards::ledger::ShardEnd;
 use crate::shards::sample::{Lost, Step};
 use crate::shards::{Ending, Ledger, Loss, Reason, SampleId, ShardUrl, Trouble, Verdict, fingerprint};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 const MIB: usize = 1024 * 1024;
@@ -112,8 +112,17 @@ pub(super) struct Pass {
     turn: usize,
     /// The portion after those taken, being opened already.
     upcoming: Option<Lane>,
-    /// Whether something was lost that may be there after a restart.
+    /// Whether something was lost with which a restart would go another way: what may be there again by then, and shards that are
+    /// other ones than before.
     met_passing: bool,
+    /// Versions of the shards that gave samples, by number.
+    stamps: BTreeMap<usize, Stamp>,
+    /// Samples of shards that ended before a restart, by number.
+    ended: BTreeMap<usize, u64>,
+    /// What became of shards since this was last asked: those that began, with their versions, and those that ended, with how many
+    /// samples they gave.
+    begun: Vec<(usize, Stamp)>,
+    over: Vec<(usize, u64)>,
 }
 
 impl Pass {
@@ -135,6 +144,10 @@ impl Pass {
             turn: 0,
             upcoming: None,
             met_passing: false,
+            stamps: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            begun: Vec::new(),
+            over: Vec::new(),
         };
         pass.take_names();
         pass
@@ -171,6 +184,8 @@ impl Pass {
         pass.taken = at.taken;
         pass.turn = at.turn;
         pass.later = at.later.clone();
+        pass.stamps = at.stamps.clone();
+        pass.ended = at.ended.clone();
         for (spot, account) in at.lanes.iter().zip(&at.accounts) {
             let rest = pass.order[spot.number as usize].after(spot.offset, spot.ordinal);
             let lane = pass.open(spot.number, rest)?;
@@ -196,9 +211,21 @@ impl Pass {
             accounts: self.lanes.iter().map(|lane| lane.account_at_spot().clone()).collect(),
             turn: self.turn,
             waiting: self.buffer.places(),
+            stamps: self.stamps_in_use(),
+            ended: BTreeMap::new(),
             draws: self.draws,
             later: self.later.clone(),
         }
+    }
+
+    /// The versions of the shards that are read on, or again, after a restart.
+    fn stamps_in_use(&self) -> BTreeMap<usize, Stamp> {
+        let begun = self.order[self.taken..].iter().filter(|portion| portion.offset > 0).map(|portion| portion.shard);
+        let waiting = self.buffer.shards().chain(begun);
+        let known = waiting.filter_map(|shard| Some((shard, self.stamps.get(&shard)?)));
+        let given = self.lanes.iter().filter(|lane| lane.rest.offset > 0 || lane.version_before.is_some());
+        let open = given.filter_map(|lane| Some((lane.rest.shard, lane.stamp()?)));
+        known.chain(open).map(|(shard, stamp)| (shard, stamp.clone())).collect()
     }
 
     /// Whether it is what other ranks had left of a pass.
@@ -243,7 +270,7 @@ impl Pass {
         Ok(leaver)
     }
 
-    /// Whether, since this was last asked, something was lost that may be there after a restart.
+    /// Whether, since this was last asked, something was lost with which a restart would go another way.
     pub(super) fn take_passing(&mut self) -> bool {
         std::mem::take(&mut self.met_passing)
     }
@@ -265,15 +292,57 @@ impl Pass {
     async fn enter(&mut self, is_again: bool) -> Result<Option<Waiter>> {
         while let Some(lane) = self.lanes.get_mut(self.turn) {
             let shard = lane.rest.shard;
+            if lane.changed.is_some() {
+                // each of its samples that came before the restart is a gap, so that the draws stay the same
+                if self.ended.get(&shard).is_some_and(|&samples| lane.given() >= samples) {
+                    self.end_changed(self.turn)?;
+                    continue;
+                }
+                lane.gaps += 1;
+                self.turn = (self.turn + 1) % self.lanes.len();
+                return Ok(Some(Waiter::gap(shard)));
+            }
             let (step, ordinal) = lane.reader.step().await?;
             if is_again && let Some(trouble) = passing(&step) {
                 return Err(self.cannot_go_on(shard, trouble));
+            }
+            if let Step::End(ending) = &step
+                && is_again
+                && ending.verdict == Verdict::Failed(Reason::ShardChanged)
+            {
+                lane.changed = Some(ending.clone());
+                continue;
             }
             if let Some(waiter) = self.take_step(self.turn, step, ordinal)? {
                 return Ok(Some(waiter));
             }
         }
         Ok(None)
+    }
+
+    /// Ends the lanes whose shards are other ones than before a restart.
+    pub(super) fn end_all_changed(&mut self) -> Result<()> {
+        while let Some(index) = self.lanes.iter().position(|lane| lane.changed.is_some()) {
+            self.end_changed(index)?;
+        }
+        Ok(())
+    }
+
+    fn end_changed(&mut self, index: usize) -> Result<()> {
+        let lane = &mut self.lanes[index];
+        let shard = lane.rest.shard;
+        match lane.changed.take() {
+            Some(ending) => self.end_lane(index, shard, ending),
+            None => Ok(()),
+        }
+    }
+
+    /// What became of shards since this was last asked.
+    pub(super) fn take_events(&mut self, list: usize) -> impl Iterator<Item = Event> + use<> {
+        let begun = std::mem::take(&mut self.begun).into_iter();
+        let over = std::mem::take(&mut self.over).into_iter();
+        let begun = begun.map(move |(shard, stamp)| Event::Began(list, shard, stamp));
+        begun.chain(over.map(move |(shard, samples)| Event::Ended(list, shard, samples)))
     }
 
     /// Accounts for a step of a lane; gives the sample, where it is one.
@@ -283,6 +352,9 @@ impl Pass {
         let shard = lane.rest.shard;
         match step {
             Step::Sample(sample) => {
+                if lane.rest.offset == 0 {
+                    self.begun.extend(lane.stamp().map(|stamp| (shard, stamp.clone())));
+                }
                 lane.rest = lane.rest.after(sample.end, ordinal + 1);
                 lane.account.samples += 1;
                 lane.account_before = None;
@@ -313,7 +385,12 @@ impl Pass {
 
     /// Accounts for the shard of a lane and gives the lane another.
     fn end_lane(&mut self, index: usize, shard: usize, ending: Ending) -> Result<()> {
+        self.met_passing |= ending.verdict == Verdict::Failed(Reason::ShardChanged);
         let lane = &mut self.lanes[index];
+        if let Some(stamp) = lane.stamp() {
+            self.stamps.insert(shard, stamp.clone());
+            self.over.push((shard, lane.given()));
+        }
         let reading = lane.reader.reading();
         let (offset, bytes) = match ending.verdict {
             Verdict::Complete => (0, reading.position()),
@@ -387,7 +464,8 @@ impl Pass {
     }
 
     fn open(&self, number: u32, rest: Portion) -> Result<Lane> {
-        Lane::open(number, rest, &self.shards[rest.shard], &self.shared)
+        let version_before = self.stamps.get(&rest.shard).cloned();
+        Lane::open(number, rest, &self.shards[rest.shard], version_before, &self.shared)
     }
 
     fn lose(&self, shard: usize, lost: Lost) {

@@ -12,10 +12,10 @@ use super::pass::Rules;
 use super::share::{Portion, Share, deal};
 use super::shuffle::permutation;
 use super::stream::{Opening, Running};
-use super::trail::Trail;
 use crate::error::{Error, Result};
 use crate::shards::fingerprint;
-use std::collections::{HashMap, HashSet, VecDeque};
+use crate::shards::index::Stamp;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Where one rank stands in one list.
@@ -32,6 +32,7 @@ struct Left {
     names: Arc<[Arc<str>]>,
     portions: Vec<Portion>,
     waiting: Vec<Place>,
+    stamps: BTreeMap<usize, Stamp>,
     draws: u64,
 }
 
@@ -63,7 +64,7 @@ pub async fn redeal(opening: &Opening, cursors: &[Cursor], world: u32) -> Result
             points.push(rank_point(states, share)?);
         }
         let checkpoint = Checkpoint { seed: opening.plan.seed, share, mixed, lists: points };
-        dealt.push(Cursor { checkpoint: Some(Arc::new(checkpoint)), skip: 0, trail: Trail::default() });
+        dealt.push(Cursor { checkpoint: Some(Arc::new(checkpoint)), ..Cursor::default() });
     }
     Ok(dealt)
 }
@@ -94,6 +95,7 @@ fn deal_pass(pass: u64, left: Left, rules: &Rules, share: Share) -> Point {
         shards: left.names,
         order: Some(portions.collect()),
         waiting: waiting.collect(),
+        stamps: left.stamps,
         draws: left.draws,
         ..Point::default()
     }
@@ -102,7 +104,7 @@ fn deal_pass(pass: u64, left: Left, rules: &Rules, share: Share) -> Point {
 /// What all ranks together have left of a pass.
 fn left_of(pass: u64, states: &[RankState]) -> Result<Left> {
     let names = names_of(pass, states)?;
-    let mut left = Left { portions: Vec::new(), waiting: Vec::new(), draws: 0, names };
+    let mut left = Left { portions: Vec::new(), waiting: Vec::new(), stamps: BTreeMap::new(), draws: 0, names };
     for RankState { rules, point, rest } in states {
         if point.pass > pass {
             continue;
@@ -114,16 +116,19 @@ fn left_of(pass: u64, states: &[RankState]) -> Result<Left> {
             None => (None, rules.order(pass, left.names.len())),
         };
         let mut waiting = under_way.map(|point| point.waiting.clone()).unwrap_or_default();
+        let mut stamps = under_way.map(|point| point.stamps.clone()).unwrap_or_default();
         if rules.follows {
             let numbers = renumber(&left.names, point);
             portions.iter_mut().for_each(|portion| portion.shard = numbers[portion.shard]);
             waiting.iter_mut().for_each(|place| place.shard = numbers[place.shard]);
+            stamps = stamps.into_iter().map(|(shard, stamp)| (numbers[shard], stamp)).collect();
             let seen: HashSet<usize> = numbers.into_iter().collect();
             let unseen = (0..left.names.len()).filter(|number| !seen.contains(number));
             portions.extend(unseen.map(|number| rules.appeared(number, &left.names[number])));
         }
         left.portions.extend(portions);
         left.waiting.extend(waiting);
+        left.stamps.extend(stamps);
         left.draws += under_way.map_or(0, |point| point.draws);
     }
     Ok(left)

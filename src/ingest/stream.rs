@@ -123,7 +123,10 @@ impl Running {
         let mut sources = Vec::with_capacity(lists.len());
         for (number, (list, rules)) in lists.into_iter().zip(rules).enumerate() {
             let pass = match at.as_ref().and_then(|at| at.lists.get(number)) {
-                Some(point) => resume(point, &list, &rules, &shared).await?,
+                Some(point) => {
+                    let point = point.with_events(number, &opening.start.since);
+                    resume(&point, &list, &rules, &shared).await?
+                }
                 None => {
                     let shards = match &follow {
                         Some(follow) => follow.settled(&list.shards),
@@ -135,7 +138,7 @@ impl Running {
             sources.push(Source { list, rules, pass, barren: 0 });
         }
         let mixed = at.as_ref().map_or(0, |at| at.mixed);
-        let log = Log::going_over(&opening.start.trail);
+        let log = Log::going_over(&opening.start.trail, &opening.start.since);
         let checkpoint = at.unwrap_or_else(|| Arc::new(checkpoint_of(&opening, mixed, &sources)));
         let mut running =
             Self { opening, checkpoint_every, mix, shared, sources, mixed, checkpoint, since: 0, log, follow };
@@ -165,6 +168,14 @@ impl Running {
             return Err(damaged());
         }
         self.log.has_gone_over();
+        let mut is_another_way = false;
+        for source in &mut self.sources {
+            source.pass.end_all_changed()?;
+            is_another_way |= source.pass.take_passing();
+        }
+        if is_another_way {
+            self.take_checkpoint();
+        }
         Ok(())
     }
 
@@ -176,6 +187,9 @@ impl Running {
     async fn leave(&mut self) -> Result<Option<(usize, Waiter)>> {
         let list = self.mix.list_of(self.opening.plan.seed, self.mixed);
         let left = self.sources[list].pass.leave(&mut self.log).await?;
+        for event in self.sources[list].pass.take_events(list) {
+            self.log.note(event);
+        }
         let waiting = self.sources.iter().map(|source| &source.pass.buffer);
         let (samples, bytes) = waiting.fold((0, 0), |sum, buffer| (sum.0 + buffer.len(), sum.1 + buffer.bytes()));
         self.opening.progress.holds(samples, bytes);
@@ -351,6 +365,7 @@ impl Running {
                 checkpoint: Some(Arc::clone(&self.checkpoint)),
                 skip: self.since,
                 trail: self.log.trail(),
+                since: self.log.shards(),
             },
         }
     }

@@ -271,9 +271,11 @@ fn a_shard_that_changed_costs_its_own_samples_alone() {
     assert_eq!(got, expected);
     assert!(ledger.losses()[&Reason::ShardChanged] > 1, "{:?}", ledger.losses());
 
-    // there are fewer samples left in the pass than the cursor has seen
+    // a way of a whole pass behind the checkpoint: what had left is not given again, what had not still comes
     let next = block_on(take(run(&list, &plan, &ledger, 1_000, at_the_end), 5));
-    assert!(next.iter().all(|sample| sample.meta.pass == 1));
+    let of_pass = next.iter().filter(|sample| sample.meta.pass == 0).map(|sample| &sample.meta.key);
+    let left = undisturbed[46..].iter().map(|sample| &sample.meta.key).filter(|key| !key.starts_with("s0/"));
+    assert_eq!(of_pass.collect::<Vec<_>>(), left.collect::<Vec<_>>());
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! Which shard gave each sample since a checkpoint: what makes an order of arrival one that can be gone over again.
+//! What happened since a checkpoint that the way behind it cannot do without: who gave each sample, of which version the
+//! shards are that were begun, and how many samples those gave that ended.
 //!
 //! In the exact order the seed says who gives the next sample, and a trail stays empty. In the order of arrival chance says
 //! it; the trail holds one mark for each sample that entered the shuffle buffer, the number of its portion, and one for each
-//! that left. Cursors share the marks with the stream, each up to its own length, so that a cursor costs no copy.
+//! that left. Cursors share both with the stream, each up to its own length, so that a cursor costs no copy.
 
+use crate::shards::index::Stamp;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,57 +13,112 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Stands for a sample that left.
 const LEFT: u32 = u32::MAX;
 
-/// The marks since a checkpoint, up to some moment.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(from = "Vec<u32>", into = "Vec<u32>")]
-pub(super) struct Trail {
-    marks: Arc<Mutex<Vec<u32>>>,
+/// Things since a checkpoint, up to some moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "Vec<T>", into = "Vec<T>")]
+#[serde(bound(serialize = "T: Clone + Serialize", deserialize = "T: Deserialize<'de>"))]
+pub(super) struct Since<T> {
+    things: Arc<Mutex<Vec<T>>>,
     length: usize,
 }
 
-impl Trail {
-    /// Adds a mark. Only the stream does, whose trail is as long as the marks.
-    fn push(&mut self, mark: u32) {
-        self.lock().push(mark);
+/// Who gave each sample.
+pub(super) type Trail = Since<u32>;
+/// What became of shards.
+pub(super) type Shards = Since<Event>;
+
+/// What became of one shard, given by the number of its list and its own in that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Event {
+    /// It gave its first sample, and is of this version.
+    Began(usize, usize, Stamp),
+    /// It ended after so many samples, those before the checkpoint included.
+    Ended(usize, usize, u64),
+}
+
+impl Event {
+    /// Whether both tell the same of one shard, whatever the numbers.
+    fn is_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Began(list, shard, _), Self::Began(other_list, other_shard, _))
+            | (Self::Ended(list, shard, _), Self::Ended(other_list, other_shard, _)) => {
+                (list, shard) == (other_list, other_shard)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<T> Since<T> {
+    /// Adds a thing. Only the stream does, to whose length all others have come.
+    fn push(&mut self, thing: T) {
+        self.lock().push(thing);
         self.length += 1;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<u32>> {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
+        self.things.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.length == 0
     }
 }
 
-impl From<Vec<u32>> for Trail {
-    fn from(marks: Vec<u32>) -> Self {
-        Self { length: marks.len(), marks: Arc::new(Mutex::new(marks)) }
+impl<T> Default for Since<T> {
+    fn default() -> Self {
+        Vec::new().into()
     }
 }
 
-impl From<Trail> for Vec<u32> {
-    fn from(trail: Trail) -> Self {
-        trail.lock().iter().take(trail.length).copied().collect()
+impl<T> From<Vec<T>> for Since<T> {
+    fn from(things: Vec<T>) -> Self {
+        Self { length: things.len(), things: Arc::new(Mutex::new(things)) }
     }
 }
 
-impl PartialEq for Trail {
+impl<T: Clone> From<Since<T>> for Vec<T> {
+    fn from(since: Since<T>) -> Self {
+        since.lock().iter().take(since.length).cloned().collect()
+    }
+}
+
+impl<T: Clone + PartialEq> PartialEq for Since<T> {
     fn eq(&self, other: &Self) -> bool {
         Vec::from(self.clone()) == Vec::from(other.clone())
     }
 }
 
-/// The trail of a stream under way, and what is left of the one it goes over again.
+/// What a stream under way notes, and what is left of the trail that it goes over again.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     trail: Trail,
+    shards: Shards,
     before: VecDeque<u32>,
     /// Whether what leaves has left before the restart.
     is_again: bool,
 }
 
 impl Log {
-    /// For a stream that goes on from a cursor with this trail.
-    pub(super) fn going_over(trail: &Trail) -> Self {
-        Self { trail: Trail::default(), before: Vec::from(trail.clone()).into(), is_again: true }
+    /// For a stream that goes on from a cursor with this trail, and to these shards.
+    pub(super) fn going_over(trail: &Trail, shards: &Shards) -> Self {
+        let shards = Vec::from(shards.clone()).into();
+        Self { trail: Trail::default(), shards, before: Vec::from(trail.clone()).into(), is_again: true }
+    }
+
+    /// Notes what became of a shard, unless it is noted since before a restart.
+    pub(super) fn note(&mut self, event: Event) {
+        let is_known = self.shards.lock().iter().any(|known| known.is_of(&event));
+        if !is_known {
+            self.shards.push(event);
+        }
+    }
+
+    /// What became of shards up to this moment.
+    pub(super) fn shards(&self) -> Shards {
+        self.shards.clone()
     }
 
     /// The trail up to this moment.
@@ -116,7 +173,7 @@ mod tests {
         assert_eq!(Vec::from(early.clone()), [4, 2, LEFT]);
         assert_ne!(early, log.trail());
 
-        let mut again = Log::going_over(&early);
+        let mut again = Log::going_over(&early, &Shards::default());
         let mut entered = Vec::new();
         while let Some(portion) = again.entered_before() {
             entered.push(portion);

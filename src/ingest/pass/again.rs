@@ -23,7 +23,8 @@ impl Pass {
         }
         let jobs = offsets.into_iter().map(|(shard, mut offsets)| {
             offsets.sort_unstable();
-            let found = fetch(self.shards[shard].clone(), offsets, Arc::clone(&self.shared));
+            let version_before = self.stamps.get(&shard).cloned();
+            let found = fetch(self.shards[shard].clone(), offsets, version_before, Arc::clone(&self.shared));
             async move { found.await.map(|found| (shard, found)) }
         });
         let mut jobs = futures_util::stream::iter(jobs).buffer_unordered(self.rules.lanes);

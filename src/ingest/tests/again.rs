@@ -70,3 +70,73 @@ fn addresses_signed_anew_are_taken_with_the_next_pass() {
     assert!(got[..4].iter().all(|sample| sample.meta.key.starts_with("old/")));
     assert!(got[4..].iter().all(|sample| sample.meta.key.starts_with("new/")));
 }
+
+/// Writes a shard anew in place of the one that was there.
+fn rewrite(path: &Path, name: &str, count: usize) {
+    let aside = path.with_extension("aside");
+    std::fs::write(&aside, samples(name, count)).unwrap();
+    std::fs::rename(&aside, path).unwrap();
+}
+
+#[test]
+fn a_shard_rewritten_between_stop_and_restart_is_not_gone_on_with() {
+    for (order, shuffle) in [(Order::Exact, 0), (Order::Exact, 9), (Order::Arrival, 9)] {
+        for at in [3, 8, 15, 22] {
+            let folder = tempfile::tempdir().unwrap();
+            let shards: Vec<_> = (0..3).map(|i| (format!("{i}.tar"), samples(&format!("s{i}"), 12))).collect();
+            let list = list_of(folder.path(), &shards);
+            let plan = StreamPlan { lanes: 3, shuffle, order, ..plan() };
+            let first = block_on(take(run(&list, &plan, &ledger(), 5, Cursor::default()), at + 1));
+            let of_changed = |samples: &[RawSample]| samples.iter().filter(|s| s.meta.key.starts_with("s1/")).count();
+            rewrite(&folder.path().join("1.tar"), "new", 60);
+            let text = serde_json::to_string(&first[at].cursor).unwrap();
+            let ledger_after = ledger();
+            let resume = |cursor: &str| run(&list, &plan, &ledger_after, 5, serde_json::from_str(cursor).unwrap());
+            let rest = block_on(take_passes(resume(&text), 0));
+
+            let case = format!("{order:?}, shuffle {shuffle}, after {at}");
+            assert!(rest.iter().all(|sample| !sample.meta.key.starts_with("new/")), "{case}: of another version");
+            assert_eq!(of_changed(&rest), 0, "{case}: what waited is gone with its shard");
+            let kept = |samples: &[RawSample]| {
+                let kept = samples.iter().filter(|sample| !sample.meta.key.starts_with("s1/")).cloned();
+                kept.collect::<Vec<_>>()
+            };
+            let all = [kept(&first), kept(&rest)].concat();
+            let others: Vec<String> =
+                keys_of(&[12, 12, 12]).into_iter().filter(|key| !key.starts_with("s1/")).collect();
+            assert_eq!(sorted_keys(&all), others, "{case}: of the others each once");
+            if of_changed(&first) < 12 {
+                assert!(
+                    ledger_after.losses().contains_key(&Reason::ShardChanged),
+                    "{case}: {:?}",
+                    ledger_after.losses()
+                );
+            }
+
+            // killed once more, it goes the same way
+            for again in [0, rest.len() / 2] {
+                let Some(sample) = rest.get(again) else { continue };
+                let text = serde_json::to_string(&sample.cursor).unwrap();
+                let last = block_on(take_passes(resume(&text), 0));
+                let keys = |samples: &[RawSample]| samples.iter().map(|s| s.meta.key.clone()).collect::<Vec<_>>();
+                if order == Order::Exact {
+                    assert_eq!(keys(&last), keys(&rest[again + 1..]), "{case}, then after {again}");
+                } else {
+                    assert_eq!(sorted_keys(&last), sorted_keys(&rest[again + 1..]), "{case}, then after {again}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_only_touched_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = list_of(folder.path(), &[("0.tar".to_owned(), samples("s0", 12))]);
+    let plan = StreamPlan { lanes: 1, shuffle: 4, ..plan() };
+    let whole = block_on(take(run(&list, &plan, &ledger(), 5, Cursor::default()), 24));
+    rewrite(&folder.path().join("0.tar"), "s0", 12);
+    let rest = block_on(take(run(&list, &plan, &ledger(), 5, whole[7].cursor.clone()), 16));
+    let keys = |samples: &[RawSample]| samples.iter().map(|s| s.meta.key.clone()).collect::<Vec<_>>();
+    assert_eq!(keys(&rest), keys(&whole[8..]));
+}

@@ -17,12 +17,13 @@ pub use collect::Collector;
 pub use make::{Look, Made, make};
 
 use super::archive::Archive;
-use super::reason::{Filtered, Reason};
+use super::reason::{Filtered, Reason, Trouble};
 use super::url::{Address, ShardUrl};
 use crate::error::{Error, Result};
 use crate::table::{Table, TableWriter};
 use arrow::array::{StringArray, UInt16Array, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field};
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,8 @@ use std::sync::Arc;
 const OK: &str = "ok";
 
 /// Which version of a shard something was learnt from. Unknown facts are equal to each other alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(Option<u64>, Option<String>)", into = "(Option<u64>, Option<String>)")]
 pub struct Stamp {
     /// Length in bytes as it is stored.
     pub bytes: Option<u64>,
@@ -49,6 +51,33 @@ impl Stamp {
             _ => archive.tag().map(str::to_owned),
         };
         Self { bytes: archive.stored_length(), version }
+    }
+
+    /// How a shard that had this stamp has changed, if it is certain to be another one: by its length, or by what its server
+    /// says of its version. The time of a file says nothing certain: copies have times of their own.
+    pub fn change(&self, now: &Self, url: &ShardUrl) -> Option<Trouble> {
+        let detail = match (self, now) {
+            (Self { bytes: Some(old), .. }, Self { bytes: Some(new), .. }) if old != new => {
+                format!("{new} bytes long, {old} when the run read it")
+            }
+            (Self { version: Some(old), .. }, Self { version: Some(new), .. }) if url.is_remote() && old != new => {
+                format!("version {new}, {old} when the run read it")
+            }
+            _ => return None,
+        };
+        Some(Trouble::new(Reason::ShardChanged, detail))
+    }
+}
+
+impl From<(Option<u64>, Option<String>)> for Stamp {
+    fn from((bytes, version): (Option<u64>, Option<String>)) -> Self {
+        Self { bytes, version }
+    }
+}
+
+impl From<Stamp> for (Option<u64>, Option<String>) {
+    fn from(stamp: Stamp) -> Self {
+        (stamp.bytes, stamp.version)
     }
 }
 
