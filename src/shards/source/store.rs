@@ -121,6 +121,11 @@ impl std::fmt::Debug for Opened {
 }
 
 impl Bucket {
+    /// Whom requests go to.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// The keys of one page of those that begin with `prefix`, and where the next page begins. `is_flat` leaves out keys with a `/`
     /// behind the prefix.
     pub(super) async fn page(
@@ -307,7 +312,7 @@ impl Remote for StoreObject {
     }
 
     fn host(&self) -> &str {
-        &self.bucket.host
+        self.bucket.host()
     }
 }
 
