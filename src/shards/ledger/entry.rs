@@ -72,7 +72,7 @@ pub struct ShardEnd {
     pub from_byte: u64,
     /// Ranks that share the shard, of which this one counts what it was dealt.
     #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub parts: u32,
+    pub parts: u64,
     /// Samples that the shard gave. Decoding may reject some of them later.
     pub samples: u64,
     /// What was lost while it was read.
@@ -244,11 +244,11 @@ pub fn read(path: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn one() -> u32 {
+fn one() -> u64 {
     1
 }
 
-fn is_one(number: &u32) -> bool {
+fn is_one(number: &u64) -> bool {
     *number == 1
 }
 
