@@ -7,10 +7,11 @@ use crate::faults::{fetch, plan, shard};
 use crate::server::{Reply, Request, Server, Then};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use shoal::config::FetchPlan;
+use shoal::config::{FetchPlan, StreamPlan};
 use shoal::ingest::{Opening, Passes, Progress, stream};
 use shoal::shards::{Ledger, ShardList};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -27,7 +28,7 @@ fn patient() -> FetchPlan {
 async fn read(
     fetch: &FetchPlan,
     handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
-) -> (Vec<(String, Bytes)>, u64, Server) {
+) -> (Vec<(String, Bytes)>, u64) {
     let server = Server::with(handler).await;
     let ledger = Arc::new(Ledger::in_memory(&plan()));
     let list = ShardList::parse(&[server.url("/a.tar")]).unwrap();
@@ -36,7 +37,7 @@ async fn read(
     let samples = stream(Opening { progress: Arc::clone(&progress), ..opening });
     let samples = samples.map(Result::unwrap).map(|sample| (sample.meta.key, sample.image)).collect().await;
     assert_eq!(ledger.losses(), BTreeMap::new());
-    (samples, progress.second_requests(), server)
+    (samples, progress.second_requests())
 }
 
 async fn undisturbed(object: &Bytes) -> Vec<(String, Bytes)> {
@@ -51,7 +52,7 @@ async fn one_range_that_stalls_is_not_waited_for() {
     assert_eq!(expected.len(), 600);
     for sent in [None, Some(0), Some(5_000)] {
         let served = object.clone();
-        let (samples, second_requests, _) = read(&patient(), move |request| {
+        let (samples, second_requests) = read(&patient(), move |request| {
             let reply = request.honest(&served, Some("\"1\""));
             match (request.number == LATE, sent) {
                 (false, _) => reply,
@@ -74,7 +75,7 @@ async fn a_second_answer_of_another_version_is_never_spliced_in() {
         let (served, other) = (object.clone(), other.clone());
         let (late, seconds) = (Arc::new(OnceLock::new()), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&seconds);
-        let (samples, second_requests, _) = read(&patient(), move |request| {
+        let (samples, second_requests) = read(&patient(), move |request| {
             let (first, last) = request.range.unwrap();
             if request.number == LATE {
                 late.set((first, last.unwrap())).unwrap();
@@ -97,16 +98,28 @@ async fn a_second_answer_of_another_version_is_never_spliced_in() {
 
 #[tokio::test]
 async fn a_server_that_is_slow_with_everything_is_not_asked_twice_for_everything() {
-    let object = shard("a", 1_000);
-    let served = object.clone();
-    let eager = FetchPlan { ranges: 8, ..patient() };
-    let (samples, second_requests, server) = read(&eager, move |request| {
-        let delay = if request.number < LATE { Duration::ZERO } else { Duration::from_millis(700) };
-        Reply { delay, ..request.honest(&served, Some("\"1\"")) }
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let objects: BTreeMap<String, Bytes> =
+        names.iter().map(|name| (format!("/{name}.tar"), shard(name, 100))).collect();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&requests);
+    let server = Server::with(move |request| {
+        // quick at first, so that all eight readers then find their ranges late at once
+        let is_late = count.fetch_add(1, Ordering::Relaxed) >= 2 * LATE;
+        let delay = if is_late { Duration::from_millis(900) } else { Duration::ZERO };
+        Reply { delay, ..request.honest(&objects[&request.path], Some("\"1\"")) }
     })
     .await;
-    assert_eq!(samples.len(), 1_000);
-    let requests = server.requests("/a.tar") as u64;
+    let plan = StreamPlan { lanes: 8, ..plan() };
+    let list = ShardList::parse(&[server.url("/{a,b,c,d,e,f,g,h}.tar")]).unwrap();
+    let progress: Arc<Progress> = Arc::default();
+    let opening = Opening::new(list, &plan, &patient(), Passes::Endless, Arc::new(Ledger::in_memory(&plan)));
+    let samples = stream(Opening { progress: Arc::clone(&progress), ..opening });
+    let mut keys: Vec<String> = pin!(samples).take(800).map(|sample| sample.unwrap().meta.key).collect().await;
+    keys.sort();
+    let expected = names.iter().flat_map(|name| (0..100).map(move |i| format!("{name}{i:03}")));
+    assert!(keys.into_iter().eq(expected));
+    let (requests, second_requests) = (requests.load(Ordering::Relaxed) as u64, progress.second_requests());
     assert!(second_requests * 20 <= requests, "{second_requests} of {requests} requests");
 }
 
@@ -117,7 +130,7 @@ async fn without_a_version_or_where_it_is_forbidden_nothing_is_asked_twice() {
     let forbidden = FetchPlan { hedge: false, ..patient() };
     for (fetch, etag) in [(patient(), None), (forbidden, Some("\"1\""))] {
         let served = object.clone();
-        let (samples, second_requests, _) = read(&fetch, move |request| {
+        let (samples, second_requests) = read(&fetch, move |request| {
             let delay = if request.number == LATE { Duration::from_millis(1_500) } else { Duration::ZERO };
             Reply { delay, ..request.honest(&served, etag) }
         })

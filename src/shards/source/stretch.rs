@@ -285,6 +285,9 @@ impl Stretch {
                         // another may have brought some of it meanwhile
                         self.next = self.next.max(outlet.next());
                     }
+                    if self.end == Some(self.next) {
+                        return Ok(());
+                    }
                     self.answer().await?
                 }
             };
