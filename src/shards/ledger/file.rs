@@ -4,7 +4,7 @@
 //! gigabyte a month. Beyond [`FOLD_ABOVE`] the lines of all passes but the current one and the one before (of mixed lists: those of
 //! the list that is furthest behind) become a
 //! single line with their counts whenever another pass begins, so that the file is bounded by the losses of two passes. A list that
-//! is followed stays in one pass for good: there, and in any pass, what every snapshot is past is folded too (`past` of
+//! is followed stays in one pass for good: there, and in any pass, what every snapshot is past is folded too (`Past` of
 //! the stream's cursor says what that is). The new file is written aside, synced and renamed: a crash leaves the old one
 //! or the new one.
 
