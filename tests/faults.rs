@@ -7,8 +7,8 @@ use crate::server::{Answer, Reply, Request, Server, Then};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use shoal::config::{FetchPlan, StreamPlan};
-use shoal::ingest::{Cursor, Opening, Passes, RawSample, stream};
-use shoal::shards::{Ledger, Reason, ShardList};
+use shoal::ingest::{Cursor, Opening, Passes, Progress, RawSample, stream};
+use shoal::shards::{Activity, Ledger, Reason, ShardList};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -195,6 +195,67 @@ async fn a_busy_server_is_given_the_time_it_asks_for() {
     .await;
     let times = times.lock().unwrap();
     assert!(times[1] - times[0] >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_host_that_names_a_time_is_asked_by_nobody_until_then() {
+    const REFUSED: usize = 5;
+    let paths = ["/a.tar", "/b.tar", "/c.tar"];
+    let objects: BTreeMap<&str, Bytes> = paths.iter().map(|path| (*path, shard(&path[1..2], 60))).collect();
+    let arrivals: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
+    let seen = Arc::clone(&arrivals);
+    let server = Server::with(move |request| {
+        let mut seen = seen.lock().unwrap();
+        seen.push((Instant::now(), request.path.clone()));
+        match objects.get(request.path.as_str()) {
+            _ if seen.len() == REFUSED + 1 => Reply::status(503).with("retry-after", "1"),
+            Some(object) => request.honest(object, Some("\"1\"")),
+            None => Reply::new(200, Bytes::from_static(b"one.tar")),
+        }
+    })
+    .await;
+    // with one connection nothing else is under way when the server refuses
+    let patient = FetchPlan { max_pause_s: 5.0, connections: 1, ..fetch() };
+    let shards = ShardList::parse(&[server.url("/{a,b,c}.tar")]).unwrap();
+    let progress: Arc<Progress> = Arc::default();
+    let opening = Opening::new(shards, &plan(), &patient, Passes::Endless, Arc::new(Ledger::in_memory(&plan())));
+    let samples = stream(Opening { progress: Arc::clone(&progress), ..opening }).take(180).collect::<Vec<_>>();
+    let address = format!("@{}", server.url("/list.txt"));
+    let list = async {
+        while !progress.lanes().contains_key(&Activity::Retrying) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::task::spawn_blocking(move || ShardList::parse_with(&[address], &patient)).await.unwrap().unwrap()
+    };
+    let (samples, list) = tokio::join!(samples, list);
+    assert_eq!((samples.len(), list.shards.len()), (180, 1));
+    let arrivals = arrivals.lock().unwrap();
+    let (refused_at, _) = arrivals[REFUSED];
+    for (arrived, path) in &arrivals[REFUSED + 1..] {
+        assert!(*arrived - refused_at >= Duration::from_secs(1), "{path} within the pause");
+    }
+    let names: std::collections::BTreeSet<&str> = arrivals[REFUSED + 1..].iter().map(|(_, path)| &**path).collect();
+    assert_eq!(names.len(), 4, "all shards and the list: {names:?}");
+}
+
+#[tokio::test]
+async fn readers_that_wait_for_a_host_are_seen_and_leave_at_once() {
+    let server = Server::with(|_| Reply::status(503).with("retry-after", "3600")).await;
+    let patient = FetchPlan { max_pause_s: 3_600.0, connections: 1, ..fetch() };
+    let list = ShardList::parse(&[server.url("/{a,b,c}.tar")]).unwrap();
+    let progress: Arc<Progress> = Arc::default();
+    let opening = Opening::new(list, &plan(), &patient, Passes::Endless, Arc::new(Ledger::in_memory(&plan())));
+    let samples = stream(Opening { progress: Arc::clone(&progress), ..opening });
+    let reading = tokio::spawn(async move { pin!(samples).next().await.is_some() });
+    while progress.lanes().get(&Activity::Retrying) != Some(&3) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let asked: usize = ["/a.tar", "/b.tar", "/c.tar"].iter().map(|path| server.requests(path)).sum();
+    assert_eq!(asked, 1, "the others wait without having asked");
+    reading.abort();
+    while !progress.open().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

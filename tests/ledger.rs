@@ -1,7 +1,7 @@
 //! What the ledger proves: every shard accounted for, also after kill -9; what was lost tried again; and the index that a
 //! run leaves behind, against a walk of another hand.
 
-use crate::run::{SMALL, binary, root, start, steps};
+use crate::run::{SMALL, binary, records, root, start, steps};
 use crate::server::{Answer, Server};
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -357,4 +357,47 @@ fn a_run_that_was_killed_has_the_lines_and_the_index_of_one_that_was_not() {
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((code, &shown["index"]), (Some(0), &serde_json::json!({"shards": 2, "samples": 252})));
     assert_eq!(shown["shards"]["0"], serde_json::json!({"complete": 2, "truncated": 1}));
+}
+
+#[test]
+fn each_encoding_of_the_list_has_lines_of_its_own_also_after_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = folder.path().join("small.toml");
+    fs::write(&pipeline, SMALL).unwrap();
+    let [undisturbed, killed] = ["undisturbed", "killed"].map(|name| folder.path().join(name));
+    let full = ["--set", MIXED, "--set", "cluster.refresh=full", "--set", "bank.capacity=400"];
+    finish(&pipeline, &undisturbed, &full);
+    let mut child = start(&pipeline, &killed, &full);
+    let started = Instant::now();
+    while steps(&killed).last().is_none_or(|step| step.0 < 20) {
+        assert!(child.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_secs(120));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    finish(&pipeline, &killed, &full);
+
+    // lines of encodings by their step, without what tells them from those of another step
+    let by_step = |kind: &str| {
+        let mut found: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
+        for mut line in lines(&undisturbed.join("ledger.jsonl"), kind) {
+            if let Some(step) = line["encoding"].take().as_u64() {
+                line["pass"] = Value::Null;
+                found.entry(step).or_default().push(line);
+            }
+        }
+        found
+    };
+    let cycles = records(&undisturbed, "cycle");
+    let cycles: Vec<u64> = cycles.iter().map(|record| record["step"].as_u64().unwrap()).collect();
+    for (kind, least) in [("shard", 3), ("loss", 2)] {
+        let encodings = by_step(kind);
+        assert_eq!(encodings.keys().copied().collect::<Vec<_>>(), cycles, "{kind}");
+        let first = &encodings[&cycles[0]];
+        assert!(first.len() >= least && encodings.values().all(|lines| lines == first), "{encodings:#?}");
+        assert_eq!(settled(&killed, kind), settled(&undisturbed, kind), "{kind}");
+    }
+    let of_training = lines(&undisturbed.join("ledger.jsonl"), "shard").into_iter();
+    let of_first_pass = of_training.filter(|line| line["encoding"].is_null() && line["pass"] == 0);
+    assert_eq!(of_first_pass.count(), 3, "a pass of training has its own lines beside");
 }

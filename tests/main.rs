@@ -5,6 +5,7 @@ mod commands;
 mod damage;
 mod faults;
 mod filters;
+mod hedge;
 mod hostile;
 mod interop;
 mod ledger;

@@ -131,8 +131,9 @@ async fn another_version_is_not_gone_on_with_after_a_restart() {
     // as long as the one before: the store's version alone tells them apart
     store.put("b/0.tar", shard("n", 90));
     let text = serde_json::to_string(&first[39].cursor).unwrap();
-    let rest = pin!(open(serde_json::from_str(&text).unwrap())).map(Result::unwrap);
-    let rest: Vec<RawSample> = rest.take_while(|sample| std::future::ready(sample.meta.pass == 0)).collect().await;
+    let rest = open(serde_json::from_str(&text).unwrap()).map(Result::unwrap);
+    let rest = rest.take_while(|sample| std::future::ready(sample.meta.pass == 0));
+    let rest: Vec<RawSample> = pin!(rest).collect().await;
     let mut of_other: Vec<&str> = first.iter().chain(&rest).map(|sample| sample.meta.key.as_str()).collect();
     of_other.retain(|key| !key.starts_with('a'));
     of_other.sort_unstable();

@@ -118,7 +118,7 @@ struct RunProgress {
     snapshots: Vec<String>,
     /// Where a restart would go on.
     resumes_at: Option<u64>,
-    /// How the shards of each pass ended.
+    /// How the shards of each pass of training ended.
     shards: BTreeMap<u64, BTreeMap<ShardVerdict, u64>>,
     /// What the run has learnt of its shards.
     index: Option<Indexed>,
@@ -152,7 +152,9 @@ fn progress(run: &Path, json: bool) -> Result<()> {
     let path = run.join("ledger.jsonl");
     if path.is_file() {
         for entry in ledger::read(&path)? {
-            if let Entry::Shard(end) = entry {
+            if let Entry::Shard(end) = entry
+                && end.encoding.is_none()
+            {
                 *found.shards.entry(end.pass).or_default().entry(end.verdict).or_default() += 1;
             }
         }

@@ -147,6 +147,7 @@ mod tests {
         "fetch.ranges",
         "fetch.buffer_mib",
         "fetch.connections",
+        "fetch.hedge",
         "stream.buffer_mib",
         "stream.max_megapixels",
         "stream.max_loss_rate",

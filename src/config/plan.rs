@@ -128,6 +128,9 @@ pub struct FetchPlan {
     pub buffer_mib: usize,
     /// Requests in flight to one server; fewer while it refuses some.
     pub connections: usize,
+    /// Whether a range that the reader waits for, and that takes much longer than this server usually does, is asked for a second
+    /// time: one in twenty requests at most.
+    pub hedge: bool,
     /// Address of the object store, in place of the provider's own, for every `s3://`, `gs://` or `az://` of the list. Empty
     /// for what the environment says (`AWS_ENDPOINT_URL`), or else the provider.
     pub endpoint: String,
@@ -151,6 +154,7 @@ impl Default for FetchPlan {
             ranges: 4,
             buffer_mib: 128,
             connections: 32,
+            hedge: true,
             endpoint: String::new(),
             anonymous: Anonymous::Auto,
             cache: String::new(),

@@ -234,7 +234,7 @@ impl Point {
         let count = self.shards.len();
         let is_sound = crate::shards::fingerprint(self.shards.iter().map(|name| &**name)) == self.fingerprint
             && self.taken <= order.len()
-            && order.iter().all(|portion| portion.shard < count && portion.every > 0)
+            && order.iter().all(|portion| portion.shard < count && portion.member < portion.every)
             && self.lanes.iter().all(|spot| (spot.number as usize) < self.taken)
             && self.waiting.iter().all(|place| place.shard < count)
             && self.stamps.keys().all(|&shard| shard < count)

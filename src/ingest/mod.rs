@@ -21,6 +21,7 @@ mod lane;
 mod mix;
 mod names;
 mod pass;
+mod past;
 mod progress;
 mod redeal;
 mod share;
@@ -31,6 +32,7 @@ mod trail;
 mod tests;
 
 pub use cursor::Cursor;
+pub use past::Past;
 pub use progress::{Progress, Waiting};
 pub use redeal::redeal;
 pub use share::Share;
@@ -78,6 +80,7 @@ impl SampleMeta {
             offset: self.offset,
             reason: trouble.reason,
             detail: trouble.detail,
+            encoding: None,
         }
     }
 }

@@ -479,6 +479,7 @@ impl Pass {
             offset: lost.offset,
             reason: lost.trouble.reason,
             detail: lost.trouble.detail,
+            encoding: None,
         });
     }
 }

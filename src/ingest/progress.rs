@@ -20,6 +20,7 @@ pub struct Progress {
 struct State {
     open: Vec<Weak<Reading>>,
     bytes_of_closed: u64,
+    second_requests_of_closed: u64,
     waiting: Option<(Arc<Reading>, Instant)>,
     waiting_for_shards: Option<Instant>,
 }
@@ -49,7 +50,13 @@ impl Progress {
     /// Bytes that came from files and servers.
     pub fn bytes(&self) -> u64 {
         let state = self.state();
-        state.bytes_of_closed + state.open.iter().filter_map(Weak::upgrade).map(|reading| reading.bytes()).sum::<u64>()
+        state.bytes_of_closed + state.sum_of_open(Reading::bytes)
+    }
+
+    /// Requests for bytes that were late, beside the ones that were under way.
+    pub fn second_requests(&self) -> u64 {
+        let state = self.state();
+        state.second_requests_of_closed + state.sum_of_open(Reading::second_requests)
     }
 
     /// The shards being read.
@@ -95,6 +102,7 @@ impl Progress {
     pub(super) fn closed(&self, closed: &Arc<Reading>) {
         let mut state = self.state();
         state.bytes_of_closed += closed.bytes();
+        state.second_requests_of_closed += closed.second_requests();
         state.open.retain(|reading| !std::ptr::eq(reading.as_ptr(), Arc::as_ptr(closed)));
     }
 
@@ -125,6 +133,12 @@ impl Progress {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn sum_of_open(&self, count: impl Fn(&Reading) -> u64) -> u64 {
+        self.open.iter().filter_map(Weak::upgrade).map(|reading| count(&reading)).sum()
     }
 }
 

@@ -5,7 +5,8 @@
 //! stand in different passes: from the hindmost to the foremost each pass has its rest dealt on its own. Portions that are left
 //! are dealt, and split where they are few, as shards are (`share.rs`); the samples that wait in shuffle buffers go round in turn.
 //!
-//! Refused: cursors that are not those of ranks 0, 1, ... of one world, and passes over lists that differ from rank to rank.
+//! Refused: cursors that are not those of ranks 0, 1, ... of one world, passes over lists that differ from rank to rank, and shards
+//! dealt anew so often within a pass that their parts cannot be counted.
 
 use super::cursor::{Checkpoint, Cursor, Place, Point};
 use super::pass::Rules;
@@ -77,28 +78,29 @@ fn rank_point(states: &[RankState], share: Share) -> Result<Point> {
     let last = passes.chain(later).max().unwrap_or(0);
     let mut points = VecDeque::new();
     for pass in first..=last {
-        points.push_back(deal_pass(pass, left_of(pass, states)?, &states[0].rules, share));
+        points.push_back(deal_pass(pass, left_of(pass, states)?, &states[0].rules, share)?);
     }
     let mut point = points.pop_front().unwrap_or_default();
     point.later = points;
     Ok(point)
 }
 
-fn deal_pass(pass: u64, left: Left, rules: &Rules, share: Share) -> Point {
+fn deal_pass(pass: u64, left: Left, rules: &Rules, share: Share) -> Result<Point> {
     let order = permutation(rules.seed, pass, left.portions.len());
     let parts = deal(&order, pass, share, rules.lanes);
     let portions = parts.iter().map(|part| left.portions[part.shard].split(part.member, part.every));
+    let portions: Vec<Portion> = portions.collect::<Result<_>>()?;
     let waiting = left.waiting.into_iter().skip(share.rank() as usize).step_by(share.world() as usize);
-    Point {
+    Ok(Point {
         pass,
         fingerprint: fingerprint(left.names.iter().map(|name| &**name)),
         shards: left.names,
-        order: Some(portions.collect()),
+        order: Some(portions.into()),
         waiting: waiting.collect(),
         stamps: left.stamps,
         draws: left.draws,
         ..Point::default()
-    }
+    })
 }
 
 /// What all ranks together have left of a pass.

@@ -63,7 +63,7 @@ impl From<Share> for (u32, u32) {
 
 /// A part of a shard: from one of its samples on, every so-many-th.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "(usize, u64, u64, u32, u32)", into = "(usize, u64, u64, u32, u32)")]
+#[serde(from = "(usize, u64, u64, u64, u64)", into = "(usize, u64, u64, u64, u64)")]
 pub(super) struct Portion {
     /// The shard's number in the list of the pass.
     pub shard: usize,
@@ -72,15 +72,15 @@ pub(super) struct Portion {
     /// Samples of the shard before that.
     pub ordinal: u64,
     /// Of so many samples one belongs to the portion,
-    pub every: u32,
+    pub every: u64,
     /// the one whose ordinal leaves this remainder.
-    pub member: u32,
+    pub member: u64,
 }
 
 impl Portion {
     /// Whether the sample of this ordinal belongs to it.
     pub(super) fn takes(&self, ordinal: u64) -> bool {
-        ordinal % u64::from(self.every.max(1)) == u64::from(self.member)
+        ordinal % self.every.max(1) == self.member
     }
 
     /// The portion without everything up to a sample that ends at `offset` and has `ordinal - 1`.
@@ -88,19 +88,30 @@ impl Portion {
         Self { offset, ordinal, ..self }
     }
 
-    /// The `part`-th of `parts` equal parts of it.
-    pub(super) fn split(self, part: u32, parts: u32) -> Self {
-        Self { every: self.every * parts, member: self.member + self.every * part, ..self }
+    /// The `part`-th of `parts` equal parts of it, where `part` is below `parts`.
+    ///
+    /// # Errors
+    /// The shard has been dealt anew so often within one pass that its parts cannot be counted any more.
+    pub(super) fn split(self, part: u64, parts: u64) -> Result<Self> {
+        let every = self.every.checked_mul(parts).ok_or_else(|| {
+            let (every, shard) = (self.every, self.shard);
+            Error::data(format!(
+                "shard {shard} of the pass is in {every} parts already, and {parts} of each are too many"
+            ))
+            .with_hint("go on with as many ranks as there were until the pass is over")
+        })?;
+        // below `every`, as `member` is below the old one
+        Ok(Self { every, member: self.member + self.every * part, ..self })
     }
 }
 
-impl From<(usize, u64, u64, u32, u32)> for Portion {
-    fn from((shard, offset, ordinal, every, member): (usize, u64, u64, u32, u32)) -> Self {
+impl From<(usize, u64, u64, u64, u64)> for Portion {
+    fn from((shard, offset, ordinal, every, member): (usize, u64, u64, u64, u64)) -> Self {
         Self { shard, offset, ordinal, every, member }
     }
 }
 
-impl From<Portion> for (usize, u64, u64, u32, u32) {
+impl From<Portion> for (usize, u64, u64, u64, u64) {
     fn from(portion: Portion) -> Self {
         (portion.shard, portion.offset, portion.ordinal, portion.every, portion.member)
     }
@@ -128,9 +139,9 @@ pub(super) fn deal(order: &[usize], pass: u64, share: Share, lanes: usize) -> Ve
 /// The part of `member` in a shard that so many share. `turn` moves on from shard to shard, so that it is not always the same
 /// who has the first sample.
 pub(super) fn shared(shard: usize, member: u32, sharing: u32, turn: u64) -> Portion {
-    let turn = (turn % u64::from(sharing)) as u32;
-    let member = (member + sharing - turn) % sharing;
-    Portion { shard, offset: 0, ordinal: 0, every: sharing, member }
+    let every = u64::from(sharing);
+    let member = (u64::from(member) + every - turn % every) % every;
+    Portion { shard, offset: 0, ordinal: 0, every, member }
 }
 
 #[cfg(test)]
@@ -175,11 +186,34 @@ mod tests {
         }
 
         #[test]
-        fn a_portion_splits_without_rest(every in 1_u32..6, member in 0_u32..6, parts in 1_u32..5) {
+        fn a_portion_splits_without_rest(every in 1_u64..6, member in 0_u64..6, parts in 1_u64..5) {
             let portion = Portion { shard: 0, offset: 0, ordinal: 0, every, member: member % every };
             for ordinal in 0..200 {
-                let takers = (0..parts).filter(|&part| portion.split(part, parts).takes(ordinal)).count();
+                let takers = (0..parts).filter(|&part| portion.split(part, parts).unwrap().takes(ordinal)).count();
                 prop_assert_eq!(takers, usize::from(portion.takes(ordinal)));
+            }
+        }
+
+        #[test]
+        fn a_portion_is_dealt_anew_without_rest_as_often_as_can_be_counted(
+            worlds in prop::collection::vec(1_u64..100, 1..40),
+            ordinal in any::<u64>(),
+        ) {
+            let mut portion = Portion { shard: 0, offset: 0, ordinal: 0, every: 1, member: 0 };
+            for parts in worlds {
+                let Some(every) = portion.every.checked_mul(parts) else {
+                    for part in [0, parts - 1] {
+                        prop_assert_eq!(portion.split(part, parts).unwrap_err().exit_code(), 3);
+                    }
+                    return Ok(());
+                };
+                // of all parts, the one that has the sample, and no other
+                let split: Vec<Portion> = (0..parts).map(|part| portion.split(part, parts).unwrap()).collect();
+                let takers: Vec<&Portion> = split.iter().filter(|part| part.takes(ordinal)).collect();
+                prop_assert!(takers.len() == 1 && split.iter().all(|part| part.every == every && part.member < every));
+                portion = *takers[0];
+                let stored: Portion = serde_json::from_str(&serde_json::to_string(&portion).unwrap()).unwrap();
+                prop_assert_eq!(stored, portion);
             }
         }
     }

@@ -26,7 +26,7 @@ pub struct Summary {
     pub snapshots: u64,
     /// Alarms raised.
     pub alarms: u64,
-    /// Samples lost since the run began, by reason.
+    /// Samples lost since the run began, by reason: in passes, and in encodings of the list for a clustering.
     pub losses: BTreeMap<String, u64>,
     /// Samples passed over on purpose since the run began, by rule.
     pub filtered: BTreeMap<String, u64>,

@@ -18,7 +18,7 @@ pub mod used;
 use crate::batch::Standing;
 use crate::config::{Indexing, Plan, Precision, Refresh};
 use crate::error::{Error, Result};
-use crate::ingest::{Cursor, Passes, Progress};
+use crate::ingest::{Cursor, Passes, Past, Progress};
 use crate::observe::console::say;
 use crate::observe::{Activity, CollapseWatch, Hardware, Heartbeat, Observer, Stage, Summary};
 use crate::shards::index::{Collector, Index};
@@ -29,7 +29,8 @@ use crate::train::Trainer;
 use crate::train::record::{AlarmRecord, Record, SnapshotRecord};
 use crate::train::upload::{DeviceBatch, Uploader};
 use feed::{Feed, FeedPlan, Filters, Next};
-use std::collections::BTreeMap;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,6 +100,7 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         folder: folder.to_path_buf(),
         snapshot_step: started_at,
         snapshot_time: Instant::now(),
+        kept: VecDeque::new(),
         plan,
         placement: &placement,
         list,
@@ -191,6 +193,8 @@ struct Run<'a> {
     standing: Standing,
     snapshot_step: u64,
     snapshot_time: Instant,
+    /// Steps of the newest snapshots, but for those of an earlier process, and where each stands in the stream.
+    kept: VecDeque<(u64, Cursor)>,
 }
 
 impl Run<'_> {
@@ -299,7 +303,7 @@ impl Run<'_> {
         let complete = match self.plan.cluster.refresh {
             Refresh::Refill => self.refill()?,
             Refresh::Rolling => true,
-            Refresh::Full => self.encode_list()?,
+            Refresh::Full => self.encode_list(next_pass)?,
         };
         if !complete {
             self.trainer.begin_refresh(); // half of an encoding is worth nothing, and a snapshot need not hold it
@@ -350,8 +354,9 @@ impl Run<'_> {
         self.activity.tick();
     }
 
-    /// Encodes every sample of the list, once, with the student. `false` if somebody asked to stop before its end.
-    fn encode_list(&mut self) -> Result<bool> {
+    /// Encodes every sample of the list, once, with the student, while training is in `pass`. `false` if somebody asked to stop
+    /// before its end.
+    fn encode_list(&mut self, pass: u64) -> Result<bool> {
         match self.list.reload() {
             Ok(list) => self.list = list,
             Err(error) => tracing::warn!("the list cannot be read again, the old one is kept: {error}"),
@@ -366,8 +371,9 @@ impl Run<'_> {
             // what is a duplicate depends on the order, and this one is not that of training
             filters: Filters::Alone,
         };
+        let ledger = Arc::new(self.ledger.for_encoding(pass, self.trainer.progress().step));
         let mut feed =
-            Feed::open(self.runtime.handle(), self.plan, self.placement, self.list.clone(), &self.ledger, feed_plan)?;
+            Feed::open(self.runtime.handle(), self.plan, self.placement, self.list.clone(), &ledger, feed_plan)?;
         let mut uploader = Uploader::new(self.placement.device);
         self.trainer.begin_refresh();
         loop {
@@ -399,11 +405,26 @@ impl Run<'_> {
         let info = self.store.write(step, serde_json::Value::Null, |folder| trainer.save(folder, standing))?;
         self.snapshot_step = step;
         self.snapshot_time = Instant::now();
+        self.settle_ledger(step);
         self.trainer.interval_mut().skip(started.elapsed());
         let seconds = started.elapsed().as_secs_f64();
         let record = SnapshotRecord { step, path: info.relative, bytes: info.bytes, seconds };
         self.observer.record(&Record::Snapshot(record))?;
         Ok(info.path)
+    }
+
+    /// Folds what no kept snapshot will read again, once all that are kept are of this process. Only where each of them is damaged
+    /// does a run go back further (to one of `snapshot.keep_every`), and counts losses since then a second time.
+    fn settle_ledger(&mut self, step: u64) {
+        self.kept.pop_back_if(|(last, _)| *last == step);
+        self.kept.push_back((step, self.standing.cursor.clone()));
+        if self.kept.len() < self.plan.snapshot.keep_last.max(1) {
+            return;
+        }
+        if let Some((oldest, cursor)) = self.kept.pop_front() {
+            let past = LazyCell::new(|| Past::of(&cursor));
+            self.ledger.settle(|entry| past.holds(entry) || entry.encoding().is_some_and(|step| step < oldest));
+        }
     }
 
     fn last_snapshot(&self) -> Option<PathBuf> {

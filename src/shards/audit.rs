@@ -200,6 +200,7 @@ impl ShardReport {
             offset: lost.offset,
             reason: lost.trouble.reason,
             detail: lost.trouble.detail,
+            encoding: None,
         });
     }
 }

@@ -44,6 +44,7 @@ pub struct Reading {
     pub shard: Arc<str>,
     activity: AtomicU8,
     bytes: AtomicU64,
+    second_requests: AtomicU64,
     stopped: watch::Sender<bool>,
     position: AtomicU64,
     stamp: OnceLock<Stamp>,
@@ -57,6 +58,7 @@ impl Reading {
             shard,
             activity,
             bytes: AtomicU64::new(0),
+            second_requests: AtomicU64::new(0),
             stopped: watch::Sender::new(false),
             position: AtomicU64::new(0),
             stamp: OnceLock::new(),
@@ -72,6 +74,11 @@ impl Reading {
     /// Bytes that came from the file or the server, still compressed.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Requests for bytes that were late, beside the ones that were under way.
+    pub fn second_requests(&self) -> u64 {
+        self.second_requests.load(Ordering::Relaxed)
     }
 
     /// The byte of the uncompressed tar at which the reader ended.
@@ -112,6 +119,10 @@ impl Reading {
     pub(crate) fn is_of(&self, stamp: Stamp) {
         // a shard that is opened again is the same one: its reader sees to that
         let _ = self.stamp.set(stamp);
+    }
+
+    pub(super) fn asks_again(&self) {
+        self.second_requests.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_bytes(&self, count: usize) {

@@ -347,7 +347,7 @@ impl Retry<'_> {
 
     fn add_new(&mut self, offset: u64, key: Option<String>, trouble: &Trouble) {
         let Trouble { reason, detail } = trouble.clone();
-        let loss = Loss { pass: 0, shard: self.shard.clone(), key, offset, reason, detail };
+        let loss = Loss { pass: 0, shard: self.shard.clone(), key, offset, reason, detail, encoding: None };
         self.newly.push(Retried { loss, outcome: Outcome::NewlyLost(trouble.clone()) });
     }
 

@@ -52,7 +52,7 @@ pub struct StepRecord {
     pub label_entropy: f64,
     /// Share of the new labels in their largest cluster.
     pub largest_share: f64,
-    /// Samples lost since the run began, by reason.
+    /// Samples lost since the run began, by reason: in passes, and in encodings of the list for a clustering.
     pub losses: BTreeMap<String, u64>,
     /// Samples passed over on purpose since the run began, up to the last one trained on, by rule.
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! Lists that grow while they are read: each shard once, as it appears, and on from any cursor.
 
 use super::*;
+use crate::shards::ledger::Entry;
 use std::time::Duration;
 
 fn following() -> StreamPlan {
@@ -84,6 +85,47 @@ fn a_shard_that_vanishes_before_it_is_read_is_lost() {
     let mut stream = Box::pin(stream(Opening { progress: Arc::clone(&progress), ..opening }));
     assert!(block_on(drain(&mut stream, &progress)).is_empty());
     assert_eq!(ledger.losses().into_iter().collect::<Vec<_>>(), [(Reason::NotFound, 1)]);
+}
+
+#[test]
+fn what_lies_behind_a_cursor_is_never_heard_of_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let shards: Vec<(String, Vec<u8>)> = (0..7)
+        .map(|number| {
+            let mut tar = samples(&format!("s{number}"), 5);
+            if number % 2 == 0 {
+                tar.truncate(tar.len() / 2);
+            }
+            (format!("{number}.tar"), tar)
+        })
+        .collect();
+    let list = list_of(folder.path(), &shards);
+    let drained = |ledger: &str, start: Cursor| {
+        let path = folder.path().join(ledger);
+        let ledger = Arc::new(Ledger::open(&path, &following()).unwrap());
+        let progress = Arc::new(Progress::default());
+        let opening = opening(&list, &following(), &ledger, start);
+        let mut stream = Box::pin(stream_with(Opening { progress: Arc::clone(&progress), ..opening }, 3));
+        (block_on(drain(&mut stream, &progress)), crate::shards::ledger::read(&path).unwrap())
+    };
+    let (got, all) = drained("all.jsonl", Cursor::default());
+    assert!(all.len() > 7, "the ends of all shards, and why some of them are short");
+    let mut most_held = 0;
+    for (at, sample) in got.iter().enumerate() {
+        let past = Past::of(&sample.cursor);
+        let (rest, again) = drained(&format!("{at}.jsonl"), sample.cursor.clone());
+        assert_eq!(rest.len(), got.len() - at - 1);
+        for entry in again {
+            assert!(!past.holds(&entry), "after {at} samples: {entry:?}");
+        }
+        let spoilt = Trouble::new(Reason::NotAnImage, "");
+        for sample in &rest {
+            assert!(!past.holds(&Entry::Loss(sample.meta.loss(spoilt.clone()))), "it may be lost in decoding yet");
+        }
+        most_held = most_held.max(all.iter().filter(|entry| past.holds(entry)).count());
+    }
+    assert!(most_held * 2 > all.len(), "most of it lies behind in the end: {most_held} of {}", all.len());
+    assert!(!Past::of(&Cursor::default()).holds(&all[0]));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The lines of `ledger.jsonl`: what was lost, how each shard ended, and what older passes came to.
 //!
 //! Each line is a JSON object with a `time` (seconds since 1970, UTC) and a `kind`: "loss" (a [`Loss`]), "shard" (a
-//! [`ShardEnd`]: the proof that a shard was read to its end, or the word that it was not) or "sum" (a [`Sum`] of passes whose
-//! lines were folded together). A line without a kind is a loss. A last line without its end is one that a crash
+//! [`ShardEnd`]: the proof that a shard was read to its end, or the word that it was not) or "sum" (a [`Sum`] of older
+//! lines that were folded together). A line without a kind is a loss. A last line without its end is one that a crash
 //! cut short: readers pass it over. Any other line that does not parse makes the file no ledger.
 
 use crate::error::{Error, Result};
@@ -28,6 +28,10 @@ pub struct Loss {
     pub reason: Reason,
     /// Particulars, for the operator.
     pub detail: String,
+    /// The step whose clustering the list was encoded for (`cluster.refresh = "full"`), where that is the reading meant:
+    /// the pass is then the one that training was in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<u64>,
 }
 
 /// How a shard ended, in a word.
@@ -72,17 +76,20 @@ pub struct ShardEnd {
     pub from_byte: u64,
     /// Ranks that share the shard, of which this one counts what it was dealt.
     #[serde(default = "one", skip_serializing_if = "is_one")]
-    pub parts: u32,
+    pub parts: u64,
     /// Samples that the shard gave. Decoding may reject some of them later.
     pub samples: u64,
     /// What was lost while it was read.
     pub losses: BTreeMap<Reason, u64>,
+    /// As in [`Loss`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<u64>,
 }
 
-/// What passes came to whose lines were folded together.
+/// What lines came to that were folded together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sum {
-    /// The last of those passes.
+    /// The last of their passes.
     pub through_pass: u64,
     /// Losses by reason.
     pub losses: BTreeMap<Reason, u64>,
@@ -99,7 +106,7 @@ pub enum Entry {
     Loss(Loss),
     /// The end of a shard.
     Shard(ShardEnd),
-    /// Older passes.
+    /// Older lines.
     Sum(Sum),
 }
 
@@ -130,7 +137,8 @@ struct Line<'a, T> {
 impl Loss {
     /// Names the loss across restarts.
     pub(super) fn fingerprint(&self) -> u64 {
-        let text = format!("{} {} {} {}", self.pass, self.offset, self.reason, self.shard);
+        let reading = reading(self.pass, self.encoding);
+        let text = format!("{reading} {} {} {}", self.offset, self.reason, self.shard);
         xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }
 }
@@ -145,7 +153,7 @@ impl ShardEnd {
             Verdict::Failed(_) => ShardVerdict::Failed,
         };
         let (shard, losses) = (shard.to_owned(), BTreeMap::new());
-        Self { pass, shard, verdict, bytes, from_byte: 0, parts: 1, samples: 0, losses }
+        Self { pass, shard, verdict, bytes, from_byte: 0, parts: 1, samples: 0, losses, encoding: None }
     }
 
     /// Whether the shard could be used at all.
@@ -158,7 +166,7 @@ impl ShardEnd {
         let losses: Vec<_> = self.losses.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         let text = format!(
             "shard {} {} {:?} {} {} {} {}",
-            self.pass,
+            reading(self.pass, self.encoding),
             self.shard,
             self.verdict,
             self.bytes,
@@ -177,6 +185,24 @@ impl Entry {
             Self::Loss(loss) => loss.pass,
             Self::Shard(end) => end.pass,
             Self::Sum(sum) => sum.through_pass,
+        }
+    }
+
+    /// The step of the encoding that it is of, if it is of one.
+    pub fn encoding(&self) -> Option<u64> {
+        match self {
+            Self::Loss(loss) => loss.encoding,
+            Self::Shard(end) => end.encoding,
+            Self::Sum(_) => None,
+        }
+    }
+
+    /// Names the entry across restarts, if it is of one thing alone.
+    pub(super) fn fingerprint(&self) -> Option<u64> {
+        match self {
+            Self::Loss(loss) => Some(loss.fingerprint()),
+            Self::Shard(end) => Some(end.fingerprint()),
+            Self::Sum(_) => None,
         }
     }
 
@@ -244,11 +270,16 @@ pub fn read(path: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn one() -> u32 {
+/// Names one reading of the list.
+fn reading(pass: u64, encoding: Option<u64>) -> String {
+    encoding.map_or_else(|| pass.to_string(), |step| format!("encoding {step}"))
+}
+
+fn one() -> u64 {
     1
 }
 
-fn is_one(number: &u32) -> bool {
+fn is_one(number: &u64) -> bool {
     *number == 1
 }
 

@@ -1,10 +1,12 @@
-//! The file of a ledger: lines are appended as they come, and old passes are folded together when it has grown large.
+//! The file of a ledger: lines are appended as they come, and old ones are folded together when it has grown large.
 //!
 //! A loss costs some 200 bytes. A stream of 1,000 images a second that loses one in a thousand writes 17 MB a day, half a
 //! gigabyte a month. Beyond [`FOLD_ABOVE`] the lines of all passes but the current one and the one before (of mixed lists: those of
 //! the list that is furthest behind) become a
-//! single line with their counts whenever another pass begins, so that the file is bounded by the losses of two passes. The new file is
-//! written aside, synced and renamed: a crash leaves the old one or the new one.
+//! single line with their counts whenever another pass begins, so that the file is bounded by the losses of two passes. A list that
+//! is followed stays in one pass for good: there, and in any pass, what every snapshot is past is folded too (`Past` of
+//! the stream's cursor says what that is). The new file is written aside, synced and renamed: a crash leaves the old one
+//! or the new one.
 
 use super::entry::{Entry, Sum, for_each};
 use crate::error::{Error, Result};
@@ -27,6 +29,8 @@ pub(super) struct LedgerFile {
     pub keep_from: Option<u64>,
     /// The passes before this one have been folded together.
     folded_below: u64,
+    /// Bytes that the last folding left.
+    left_by_folding: u64,
 }
 
 impl LedgerFile {
@@ -51,6 +55,7 @@ impl LedgerFile {
             fold_above,
             keep_from: None,
             folded_below: 0,
+            left_by_folding: 0,
         })
     }
 
@@ -61,7 +66,7 @@ impl LedgerFile {
             let before_last = self.latest_pass - 1;
             let keep_from = self.keep_from.map_or(before_last, |keep_from| keep_from.min(before_last));
             if self.bytes > self.fold_above && keep_from > self.folded_below {
-                self.fold(keep_from)?;
+                self.fold(|entry| entry.pass() < keep_from, |_| ())?;
                 self.folded_below = keep_from;
             }
         }
@@ -73,14 +78,20 @@ impl LedgerFile {
         Ok(())
     }
 
-    /// Makes one line of all those of passes before `keep_from`.
-    fn fold(&mut self, keep_from: u64) -> Result<()> {
+    /// Whether it has grown so much that folding may be worth reading all of it.
+    pub(super) fn is_large(&self) -> bool {
+        self.bytes > self.fold_above && self.bytes / 2 > self.left_by_folding
+    }
+
+    /// Makes one line of all that are old, and of the sum of older ones; hands `kept` those that stay.
+    pub(super) fn fold(&mut self, is_old: impl Fn(&Entry) -> bool, mut kept: impl FnMut(&Entry)) -> Result<()> {
         let path = &self.path;
         let failed = |action: &'static str| move |source| Error::file(action, path, &source);
         let open = || File::open(path).map(BufReader::new).map_err(failed("read"));
-        let mut sum = Sum { through_pass: keep_from.saturating_sub(1), ..Sum::default() };
+        let is_old = |entry: &Entry| matches!(entry, Entry::Sum(_)) || is_old(entry);
+        let mut sum = Sum::default();
         for_each(path, open()?, |entry, _| {
-            if entry.pass() < keep_from {
+            if is_old(&entry) {
                 sum.add(&entry);
             }
             Ok(())
@@ -89,15 +100,19 @@ impl LedgerFile {
         let mut out = BufWriter::new(File::create(&aside).map_err(failed("write"))?);
         let first = Entry::Sum(sum).to_line().map_err(|error| failed("write")(error.into()))?;
         out.write_all(first.as_bytes()).map_err(failed("write"))?;
-        for_each(path, open()?, |entry, line| match entry.pass() < keep_from {
-            true => Ok(()),
-            false => out.write_all(line).map_err(failed("write")),
+        for_each(path, open()?, |entry, line| {
+            if is_old(&entry) {
+                return Ok(());
+            }
+            kept(&entry);
+            out.write_all(line).map_err(failed("write"))
         })?;
         let out = out.into_inner().map_err(|error| failed("write")(error.into_error()))?;
         out.sync_all().map_err(failed("write"))?;
         std::fs::rename(&aside, path).map_err(failed("write"))?;
         let file = OpenOptions::new().append(true).open(path).map_err(failed("open"))?;
         self.bytes = file.metadata().map_err(failed("read"))?.len();
+        self.left_by_folding = self.bytes;
         self.file = file;
         Ok(())
     }
@@ -106,6 +121,7 @@ impl LedgerFile {
 impl Sum {
     /// Counts another line in.
     fn add(&mut self, entry: &Entry) {
+        self.through_pass = self.through_pass.max(entry.pass());
         match entry {
             Entry::Loss(loss) => *self.losses.entry(loss.reason).or_default() += 1,
             Entry::Shard(end) => {

@@ -4,7 +4,11 @@
 //! Every stage that loses something says so here, and goes on. Lines go to `ledger.jsonl` as they come. After a restart the
 //! stream reads some of its way again: what is already in the file for the same pass, shard, offset and reason is neither
 //! written nor counted twice. Memory for that: a dozen bytes for each line of the last two passes, and for older ones as
-//! long as there are few.
+//! long as there are few; lines of a pass that no snapshot will read again are let go too ([`Ledger::settle`]).
+//!
+//! Beside the passes of training stand the encodings of a whole list for a clustering: each is a reading of its own, with
+//! lines that name its step ([`Ledger::for_encoding`]). Counts are of everything that was read and lost, in passes and encodings: an
+//! image that is lost in a pass and in two encodings is lost three times, and has three lines.
 //!
 //! A run stops when the share of samples lost passes a limit over a full window, when that share of *shards* fails, or when
 //! nothing works at all; never for a single loss. [`Ledger::check`] says which, and why.
@@ -25,7 +29,7 @@ use crate::config::StreamPlan;
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shards over which the share of failed ones is taken.
 const SHARD_WINDOW: usize = 100;
@@ -38,8 +42,18 @@ const REMEMBERED: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Ledger {
     max_loss_rate: f64,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     index: Option<Collector>,
+    /// Whose losses come here, where that is not the stream of training.
+    encoding: Option<Encoding>,
+}
+
+/// The reading of a whole list for one clustering.
+#[derive(Clone, Copy, Debug)]
+struct Encoding {
+    /// The pass that training is in.
+    pass: u64,
+    step: u64,
 }
 
 #[derive(Debug)]
@@ -73,7 +87,7 @@ impl Ledger {
             shards_that_worked: 0,
             last: None,
         };
-        Self { max_loss_rate: plan.max_loss_rate, state: Mutex::new(state), index: None }
+        Self { max_loss_rate: plan.max_loss_rate, state: Arc::new(Mutex::new(state)), index: None, encoding: None }
     }
 
     /// A ledger in a file, which is made or gone on with.
@@ -99,6 +113,14 @@ impl Ledger {
         Self { index: Some(index), ..self }
     }
 
+    /// The same ledger for whoever encodes the whole list at this step, while training is in this pass. What is lost there is recorded
+    /// apart from what training loses in the pass, once for each step. It makes no index: shards of training are under way in that.
+    #[must_use]
+    pub fn for_encoding(&self, pass: u64, step: u64) -> Self {
+        let encoding = Some(Encoding { pass, step });
+        Self { max_loss_rate: self.max_loss_rate, state: Arc::clone(&self.state), index: None, encoding }
+    }
+
     /// What makes the index, where there is to be one.
     pub fn index(&self) -> Option<&Collector> {
         self.index.as_ref()
@@ -106,6 +128,7 @@ impl Ledger {
 
     /// Records something lost while reading, unless it is recorded already. Does not stop the run: see [`Ledger::check`].
     pub fn lose(&self, loss: Loss) {
+        let loss = self.place(loss);
         let mut state = self.state();
         if state.record(loss) {
             state.samples.lose();
@@ -116,6 +139,7 @@ impl Ledger {
     ///
     /// Decoding has a window of its own: what it loses was read a whole shuffle buffer earlier.
     pub fn decoded(&self, loss: Option<Loss>) {
+        let loss = loss.map(|loss| self.place(loss));
         let mut state = self.state();
         state.images.advance();
         if let Some(loss) = loss
@@ -145,6 +169,10 @@ impl Ledger {
 
     /// Records the end of a shard, unless it is recorded already.
     pub fn shard_done(&self, end: ShardEnd) {
+        let end = match self.encoding {
+            Some(Encoding { pass, step }) => ShardEnd { pass, encoding: Some(step), ..end },
+            None => end,
+        };
         let mut state = self.state();
         state.shards.advance();
         if end.worked() {
@@ -160,11 +188,32 @@ impl Ledger {
     /// Says which is the least pass that a stream is in; of mixed lists each is in another. What the ledger holds of it, and of
     /// the one before, is kept line by line.
     pub fn reads_from_pass(&self, least: u64) {
+        if self.encoding.is_some() {
+            return; // where training stands says what may be folded
+        }
         let mut state = self.state();
         let keep_from = least.saturating_sub(1);
         state.known.keep_from = Some(keep_from);
         if let Some(file) = &mut state.file {
             file.keep_from = Some(keep_from);
+        }
+    }
+
+    /// Folds together the lines of what no snapshot will read again, and forgets them, once the file has grown large. A failure is
+    /// told by [`Ledger::ensure_written`].
+    pub fn settle(&self, is_past: impl Fn(&Entry) -> bool) {
+        let mut state = self.state();
+        let State { file: Some(file), write_failure: write_failure @ None, known, .. } = &mut *state else { return };
+        if !file.is_large() {
+            return;
+        }
+        let mut kept = Known { keep_from: known.keep_from, ..Known::default() };
+        let folded = file.fold(is_past, |entry| {
+            entry.fingerprint().into_iter().for_each(|fingerprint| _ = kept.insert(entry.pass(), fingerprint));
+        });
+        match folded {
+            Ok(()) => *known = kept,
+            Err(error) => *write_failure = Some(error.to_string()),
         }
     }
 
@@ -221,6 +270,13 @@ impl Ledger {
     /// The error for a stream that gave nothing at all.
     pub fn nothing_works(&self, what: &str) -> Error {
         self.state().stop(what)
+    }
+
+    fn place(&self, loss: Loss) -> Loss {
+        match self.encoding {
+            Some(Encoding { pass, step }) => Loss { pass, encoding: Some(step), ..loss },
+            None => loss,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -18,6 +18,7 @@ fn loss(pass: u64, offset: u64) -> Loss {
         offset,
         reason: Reason::NotAnImage,
         detail: "begins with \"<html>\"".to_owned(),
+        encoding: None,
     }
 }
 
@@ -199,6 +200,83 @@ fn old_passes_are_folded_together_and_every_loss_stays_counted() {
     assert_eq!((sum.through_pass, sum.shards, sum.samples), (3, 4, 44));
     assert_eq!(entries[1..].iter().map(Entry::pass).collect::<Vec<_>>(), [[4; 6], [5; 6]].concat());
     assert!(!path.with_extension("jsonl.new").exists());
+}
+
+#[test]
+fn encodings_of_the_list_are_readings_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.jsonl");
+    for _ in 0..2 {
+        // the second time after a restart from before all of it
+        let ledger = Ledger::open(&path, &plan(1.0, 10)).unwrap();
+        ledger.reads_from_pass(3);
+        ledger.lose(loss(3, 0));
+        for step in [100, 200] {
+            let encoding = ledger.for_encoding(3, step);
+            encoding.reads_from_pass(0);
+            encoding.lose(loss(0, 0));
+            encoding.decoded(Some(loss(0, 512)));
+            encoding.shard_done(ShardEnd { samples: 7, ..end(true) });
+        }
+        ledger.shard_done(ShardEnd { pass: 3, samples: 7, ..end(true) });
+        assert_eq!(ledger.losses(), BTreeMap::from([(Reason::NotAnImage, 5)]));
+        assert_eq!(ledger.state().known.keep_from, Some(2), "where training stands");
+    }
+    let found: Vec<_> = read(&path)
+        .unwrap()
+        .into_iter()
+        .map(|entry| match entry {
+            Entry::Loss(loss) => (loss.pass, loss.encoding, Some(loss.offset)),
+            Entry::Shard(end) => (end.pass, end.encoding, None),
+            Entry::Sum(sum) => panic!("{sum:?}"),
+        })
+        .collect();
+    let of = |step: u64| [(3, Some(step), Some(0)), (3, Some(step), Some(512)), (3, Some(step), None)];
+    let expected: Vec<_> =
+        [(3, None, Some(0))].into_iter().chain(of(100)).chain(of(200)).chain([(3, None, None)]).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_is_past_is_folded_within_a_pass_that_never_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.jsonl");
+    let open = || Ledger::open_folding(&path, &plan(1.0, 10), 2_000).unwrap();
+    let ledger = open();
+    ledger.reads_from_pass(0);
+    let mut largest = 0;
+    for number in 0..500 {
+        let shard = format!("{number}.tar");
+        for _ in 0..2 {
+            ledger.lose(Loss { shard: shard.clone(), ..loss(0, 0) });
+            ledger.shard_done(ShardEnd { shard: shard.clone(), samples: 3, ..end(true) });
+        }
+        let is_past = |entry: &Entry| match entry {
+            Entry::Loss(loss) => loss.shard != shard,
+            Entry::Shard(end) => end.shard != shard,
+            Entry::Sum(_) => false,
+        };
+        ledger.settle(is_past);
+        largest = largest.max(std::fs::metadata(&path).unwrap().len());
+        assert!(ledger.state().known.count < 30, "what is folded is forgotten");
+    }
+    assert!(largest < 3_000, "{largest} bytes");
+    drop(ledger);
+    let ledger = open();
+    ledger.lose(Loss { shard: "499.tar".to_owned(), ..loss(0, 0) });
+    assert_eq!(ledger.losses(), BTreeMap::from([(Reason::NotAnImage, 500)]), "none forgotten, and none counted twice");
+    let mut samples = 0;
+    for (line, entry) in read(&path).unwrap().into_iter().enumerate() {
+        match entry {
+            Entry::Sum(sum) => {
+                assert_eq!(line, 0, "one line for all that is past");
+                samples += sum.samples;
+            }
+            Entry::Shard(end) => samples += end.samples,
+            Entry::Loss(_) => {}
+        }
+    }
+    assert_eq!(samples, 1_500);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What a list of shards asks of the network: the text of another list, and the keys of a store.
 //!
 //! In: an address. Out: text, or keys in order. Lists are read by blocking code, within a runtime and outside of one: the requests run
-//! on a small runtime of their own while the caller waits. Each is tried again as `[fetch]` says; what cannot be had is an
-//! error that shows no credentials.
+//! on a small runtime of their own while the caller waits. Each is tried again as `[fetch]` says, and none is sent to a host
+//! that asked to be left alone, whoever it told so; what cannot be had is an error that shows no credentials.
 
+use super::hosts::{Host, Hosts};
 use super::remote::{Refusal, Remote};
 use super::store::{SCHEMES, Stores};
 use super::{HttpShard, Rules, http};
@@ -35,6 +36,7 @@ struct Asking {
     runtime: Runtime,
     stores: Arc<Stores>,
     rules: Rules,
+    hosts: Hosts,
 }
 
 impl<'a> Lookup<'a> {
@@ -48,14 +50,16 @@ impl<'a> Lookup<'a> {
     /// Why it cannot be read: not there, too long, no text.
     pub(in crate::shards) fn text(&mut self, address: &str) -> Result<String> {
         let name = shown(address);
-        let Asking { runtime, stores, rules } = self.asking()?;
+        let Asking { runtime, stores, rules, hosts } = self.asking()?;
         let remote: Result<Arc<dyn Remote>, Trouble> = match SCHEMES.iter().any(|scheme| address.starts_with(scheme)) {
             true => stores.object(address).map(|object| Arc::new(object) as _),
             false => HttpShard::new(http::client(rules.patience)?, address).map(|shard| Arc::new(shard) as _),
         };
         let patient = rules.clone();
-        let text =
-            remote.and_then(|remote| wait(runtime, async move { patient.persist(|| text(&*remote, &patient)).await }));
+        let text = remote.and_then(|remote| {
+            let host = hosts.named(remote.host());
+            wait(runtime, async move { patient.persist(&host, || text(&*remote, &patient)).await })
+        });
         text.map_err(|trouble| {
             Error::data(format!("shard list {name}: {trouble}"))
                 .with_hint("@ names a text file with one shard spec a line")
@@ -86,16 +90,17 @@ impl<'a> Lookup<'a> {
 
     fn listing(&mut self, address: &str, is_flat: bool) -> Result<(Vec<String>, Vec<String>)> {
         let name = shown(address);
-        let Asking { runtime, stores, rules } = self.asking()?;
+        let Asking { runtime, stores, rules, hosts } = self.asking()?;
         let patient = rules.clone();
         let listed = stores.bucket(address).and_then(|(bucket, prefix)| {
             let prefix = prefix.to_owned();
+            let host = hosts.named(bucket.host());
             wait(runtime, async move {
                 let (mut keys, mut folders, mut next) = (Vec::new(), Vec::new(), None);
                 loop {
                     let page = || timeout(patient.patience, bucket.page(&prefix, is_flat, next.clone()));
                     let answer = || page().map(|page| page.unwrap_or_else(|_| Err(patient.silence())));
-                    let page = patient.persist(answer).await?;
+                    let page = patient.persist(&host, answer).await?;
                     keys.extend(page.keys.into_iter().map(|(key, _)| key));
                     folders.extend(page.folders);
                     if keys.len() + folders.len() > MOST_KEYS {
@@ -126,7 +131,8 @@ impl<'a> Lookup<'a> {
                 .build()
                 .map_err(|error| Error::device(format!("cannot start the I/O threads: {error}")))?;
             let stores = Arc::new(Stores::new(self.plan, rules.patience));
-            self.asking = Some(Asking { runtime, stores, rules });
+            let hosts = Hosts::new(self.plan.connections, rules.longest_pause);
+            self.asking = Some(Asking { runtime, stores, rules, hosts });
         }
         self.asking.as_ref().ok_or_else(|| Error::Stage { stage: "shards", what: "no runtime for lists".to_owned() })
     }
@@ -155,23 +161,28 @@ fn wait<T: Send + 'static>(
 
 impl Rules {
     /// Asks until there is an answer, the attempts run out, or the server says that more are useless.
-    pub(super) async fn persist<T, A>(&self, ask: impl Fn() -> A) -> Result<T, Trouble>
+    pub(super) async fn persist<T, A>(&self, host: &Arc<Host>, ask: impl Fn() -> A) -> Result<T, Trouble>
     where
         A: Future<Output = Result<T, Refusal>>,
     {
         let mut pause = FIRST_PAUSE;
         for attempt in 0_u32.. {
+            let slot = host.enter(|| tracing::debug!("the host of a list asked to be left alone for a while")).await;
             let (trouble, asked_pause) = match ask().await {
                 Ok(answer) => return Ok(answer),
                 Err(Refusal::Final(trouble)) => return Err(trouble),
                 Err(Refusal::Passing(trouble, asked_pause)) => (trouble, asked_pause),
             };
+            slot.refused(trouble.reason == Reason::Unreachable, asked_pause);
+            drop(slot);
             if attempt == self.retries {
                 return Err(trouble);
             }
             tracing::debug!(attempt, %trouble, "will ask again for a list");
-            tokio::time::sleep(asked_pause.unwrap_or(pause).min(self.longest_pause)).await;
-            pause = pause.saturating_mul(2);
+            if asked_pause.is_none_or(|asked| asked.is_zero()) {
+                tokio::time::sleep(pause.min(self.longest_pause)).await;
+                pause = pause.saturating_mul(2);
+            }
         }
         Err(Trouble::new(Reason::Unreachable, "no attempt was made"))
     }

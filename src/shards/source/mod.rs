@@ -4,7 +4,8 @@
 //! in that thread (`local.rs`); what a command writes passes through a small channel (`pipe.rs`). What is on a server (`remote.rs`
 //! says what is asked of it, `http.rs` and `store.rs` ask) comes in ranges (`ranges.rs`), some of them in flight at once; each
 //! is seen through cuts, stalls and refusals (`stretch.rs`) without ever mixing versions, and no host gets more requests
-//! than it bears (`hosts.rs`). Single images of a store come whole, many at once (`objects.rs`). Whole shards may be kept on disk (`cache.rs`). What cannot be read is a [`Trouble`] with its
+//! than it bears, or any while it asks to be left alone (`hosts.rs`). Single images of a store come whole, many at once
+//! (`objects.rs`). Whole shards may be kept on disk (`cache.rs`). What cannot be read is a [`Trouble`] with its
 //! reason; the bytes before it count. Nothing here shows credentials or queries.
 
 mod cache;
@@ -14,10 +15,13 @@ mod local;
 mod lookup;
 mod objects;
 mod pipe;
+mod race;
 mod ranges;
 mod remote;
+mod rest;
 mod store;
 mod stretch;
+mod usual;
 
 use self::cache::{Cache, Entry};
 use self::hosts::Hosts;
@@ -73,6 +77,8 @@ struct Rules {
     range: u64,
     /// Ranges of one shard in flight or waiting to be read.
     ranges: usize,
+    /// Whether late ranges are asked for a second time.
+    hedge: bool,
 }
 
 impl Rules {
@@ -88,6 +94,7 @@ impl Rules {
             slowest: plan.min_kib_per_s * KIB,
             range: ((plan.range_mib * MIB) as u64).max(1),
             ranges: plan.ranges.max(1),
+            hedge: plan.hedge,
         })
     }
 }
@@ -108,7 +115,8 @@ impl Fetcher {
         let room = Arc::new(Semaphore::new(plan.buffer_mib.saturating_mul(1024).min(Semaphore::MAX_PERMITS)));
         let stores = Stores::new(plan, rules.patience);
         let cache = Cache::open(plan)?;
-        Ok(Arc::new(Self { client, stores, cache, runtime, rules, hosts: Hosts::new(plan.connections), room }))
+        let hosts = Hosts::new(plan.connections, rules.longest_pause);
+        Ok(Arc::new(Self { client, stores, cache, runtime, rules, hosts, room }))
     }
 
     /// Waits for something asynchronous in the thread of a shard. Not for async code.

@@ -9,10 +9,12 @@
 use super::super::reading::{Activity, Reading};
 use super::super::reason::{Reason, Trouble};
 use super::Fetcher;
-use super::remote::{Refusal, Remote};
+use super::race::{self, Outlet};
+use super::remote::Remote;
 use super::store::Page;
 use super::stretch::{Piece, Stretch};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -50,18 +52,9 @@ pub(in crate::shards) fn list(
         let host = shared.hosts.named(bucket.host());
         let (mut objects, mut next) = (Vec::new(), None);
         loop {
-            let ask = async || {
-                let slot = host.enter().await;
-                let answer = timeout(shared.rules.patience, bucket.page(&prefix, is_flat, next.clone())).await;
-                let answer = answer.unwrap_or_else(|_| Err(shared.rules.silence()));
-                match &answer {
-                    Ok(_) => slot.answered(),
-                    Err(Refusal::Passing(trouble, _)) => slot.refused(trouble.reason == Reason::Unreachable),
-                    Err(Refusal::Final(_)) => {}
-                }
-                answer
-            };
-            let Page { keys, after, .. } = shared.rules.persist(ask).await?;
+            let page = || timeout(shared.rules.patience, bucket.page(&prefix, is_flat, next.clone()));
+            let ask = || page().map(|page| page.unwrap_or_else(|_| Err(shared.rules.silence())));
+            let Page { keys, after, .. } = shared.rules.persist(&host, ask).await?;
             let named = keys.into_iter().filter_map(|(key, bytes)| {
                 let name = key.strip_prefix(&prefix)?.to_owned();
                 Some(Object { name, bytes })
@@ -199,7 +192,8 @@ async fn receive(stretch: Stretch, most: u64) -> Fetched {
         }
     };
     // dropping the pieces ends the delivery
-    tokio::join!(stretch.deliver(None, &sender), together).1
+    let outlet = Outlet::new(sender, stretch.next());
+    tokio::join!(race::deliver(stretch, None, &outlet), together).1
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The bytes of one remote shard, in order, for the blocking thread that reads it.
 //!
 //! In: a [`Remote`]. Out: a blocking [`Read`]. The shard is asked for in ranges, each received into memory by a task of its
-//! own (`stretch.rs`); `fetch.ranges` of them are in flight or waiting to be read. A reader that rests asks for no more, so
+//! own (`stretch.rs`, and `race.rs` where the one that is read is late); `fetch.ranges` of them are in flight or waiting to be read. A reader that rests asks for no more, so
 //! that no answer waits in a socket. A shard may always hold one range, the one that is read; those after it need room in
 //! the budget that all shards share, and are simply not asked for yet where there is none: nobody ever waits for room that
 //! another holds. After a jump the first range is small and alone, since few bytes may be wanted there; the ones after it
@@ -10,6 +10,7 @@
 use super::super::reading::{Activity, Reading};
 use super::super::reason::{Reason, Trouble};
 use super::Fetcher;
+use super::race::{self, Outlet, Watch};
 use super::remote::Remote;
 use super::stretch::{Arrived, Piece, Stretch, Version};
 use bytes::Bytes;
@@ -48,6 +49,8 @@ pub(super) struct RemoteReader {
 #[derive(Debug)]
 struct Asked {
     pieces: mpsc::Receiver<Piece>,
+    /// Hears that the reader waits for it.
+    watch: Arc<Watch>,
     end: Option<u64>,
     /// None for the range being read.
     room: Option<OwnedSemaphorePermit>,
@@ -163,15 +166,16 @@ impl RemoteReader {
             _ => CHUNKS_AHEAD,
         };
         let (sender, pieces) = mpsc::channel(chunks);
+        let (outlet, watch) = (Outlet::new(sender, stretch.next()), Arc::clone(stretch.watch()));
         let wanted = Arc::clone(&self.reading);
         self.fetcher.runtime.spawn(async move {
             tokio::select! {
-                () = stretch.deliver(first, &sender) => {}
+                () = race::deliver(stretch, first, &outlet) => {}
                 () = wanted.stopped() => {}
-                () = sender.closed() => {}
+                () = outlet.closed() => {}
             }
         });
-        self.asked.push_back(Asked { pieces, end, room });
+        self.asked.push_back(Asked { pieces, watch, end, room });
     }
 
     /// Lets go of the range that was read.
@@ -189,6 +193,9 @@ impl RemoteReader {
             let Some(front) = self.asked.front_mut() else {
                 return Ok(false);
             };
+            if front.pieces.is_empty() {
+                front.watch.reader_waits();
+            }
             match front.pieces.blocking_recv() {
                 Some(Piece::Bytes(bytes)) => {
                     self.current = bytes;

@@ -319,7 +319,7 @@ impl Remote for StoreObject {
     }
 
     fn host(&self) -> &str {
-        &self.bucket.host
+        self.bucket.host()
     }
 }
 

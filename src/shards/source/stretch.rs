@@ -3,23 +3,24 @@
 //! In: a [`Remote`], the bytes wanted, and the [`Version`] that all bytes must come from. Out: those bytes in order, as
 //! [`Piece`]s, each once. After a cut, a stall or a trickle the next request begins at the byte that is missing; a server
 //! that ignores ranges is read again up to there. Attempts are counted from the last byte that came, with growing, jittered
-//! pauses between them or the pause that the server asks for; they go on through an outage of all hosts. What goes wrong:
-//! the attempts run out, the server says that more are useless, or the object is another one than before
-//! ([`Reason::ShardChanged`]). Bytes before that are delivered.
+//! pauses between them, or when the host may be asked again where it named a time; they go on through an outage of all
+//! hosts. What goes wrong: the attempts run out, the server says that more are useless, or the object is another one than
+//! before ([`Reason::ShardChanged`]). Bytes before that are delivered.
 
 use super::super::reading::{Activity, Reading};
 use super::super::reason::{Reason, Trouble};
-use super::hosts::Slot;
+use super::hosts::{Host, Slot};
+use super::race::{Outlet, Watch};
 use super::remote::{Answer, Refusal, Remote};
+use super::rest::chance;
 use super::{Fetcher, Rules};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+use xxhash_rust::xxh3::Xxh3;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
@@ -87,6 +88,15 @@ pub(super) struct Stretch {
     digest: Option<Xxh3>,
     /// Attempts since the last byte.
     failures: u32,
+    watch: Arc<Watch>,
+    role: Role,
+}
+
+/// Which request for the same bytes this is.
+enum Role {
+    First,
+    /// Beside one that is late, with the slot of its only attempt.
+    Second(Option<Slot>),
 }
 
 /// An answer that was checked, its body to be read.
@@ -96,7 +106,7 @@ pub(super) struct Arrived {
     /// Bytes at the beginning of the body that were delivered before.
     to_skip: u64,
     /// Held while a range is read into memory. The body of a whole shard waits for its reader, and must not keep others out.
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
 enum Received {
@@ -125,7 +135,43 @@ impl Stretch {
             version,
             digest: has_no_ranges.then(Xxh3::new),
             failures: 0,
+            watch: Arc::default(),
+            role: Role::First,
         }
+    }
+
+    /// The same bytes, to be asked for a second time; none where `fetch.hedge` says no, or there is no part of a known version
+    /// to ask for.
+    pub(super) fn second(&self) -> Option<Self> {
+        let version = self.version.as_ref().filter(|version| version.ranges && version.tag.is_some())?;
+        if !self.fetcher.rules.hedge || self.end.is_none() {
+            return None;
+        }
+        let place = (self.next, self.end);
+        let second = Self::new(&self.remote, &self.fetcher, &self.reading, place, Some(version.clone()));
+        Some(Self { role: Role::Second(None), ..second })
+    }
+
+    /// Sends a second request for what is left from this byte on.
+    pub(super) fn begin_second(self, slot: Slot, next: u64) -> Self {
+        tracing::debug!(shard = %self.reading.shard, byte = next, "late: asks a second time");
+        self.reading.asks_again();
+        Self { role: Role::Second(Some(slot)), next, ..self }
+    }
+
+    /// Whom it asks.
+    pub(super) fn host(&self) -> Arc<Host> {
+        self.fetcher.hosts.named(self.remote.host())
+    }
+
+    /// Hears whether the reader waits.
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    /// Where it begins, before the first answer.
+    pub(super) fn next(&self) -> u64 {
+        self.next
     }
 
     /// Where it ends, if that is known, and what the object is: after an answer.
@@ -135,9 +181,10 @@ impl Stretch {
 
     /// The head of an answer that succeeded.
     pub(super) async fn answer(&mut self) -> Result<Arrived, Trouble> {
-        let host = self.fetcher.hosts.named(self.remote.host());
+        let host = self.host();
         loop {
-            let slot = host.enter().await;
+            let slot = self.enter(&host).await;
+            self.watch.asked(Some(slot.entered()));
             let patience = self.fetcher.rules.patience;
             let tag = self.version.as_ref().and_then(|version| version.tag.as_deref());
             let answered = match timeout(patience, self.remote.get(self.next, self.end, tag)).await {
@@ -156,8 +203,8 @@ impl Stretch {
                     }
                 }
                 Err(refusal) => {
-                    if let Refusal::Passing(trouble, _) = &refusal {
-                        slot.refused(trouble.reason == Reason::Unreachable);
+                    if let Refusal::Passing(trouble, asked_pause) = &refusal {
+                        slot.refused(trouble.reason == Reason::Unreachable, *asked_pause);
                     }
                     drop(slot);
                     refusal
@@ -168,6 +215,26 @@ impl Stretch {
                 Refusal::Passing(trouble, asked_pause) => self.fail(trouble, asked_pause).await?,
             }
         }
+    }
+
+    /// Waits until the host may be asked.
+    async fn enter(&mut self, host: &Arc<Host>) -> Slot {
+        if let Role::Second(slot) = &mut self.role
+            && let Some(slot) = slot.take()
+        {
+            return slot;
+        }
+        let mut has_rested = false;
+        let reading = &self.reading;
+        let slot = host.enter(|| {
+            has_rested = true;
+            reading.set(Activity::Retrying);
+        });
+        let slot = slot.await;
+        if has_rested {
+            reading.set(Activity::Opening);
+        }
+        slot
     }
 
     /// Checks an answer against what was asked for and against the answers before.
@@ -204,44 +271,45 @@ impl Stretch {
             }
         }
         let slot = self.digest.is_none().then_some(slot);
-        Ok(Arrived { body: answer.body, is_range: answer.ranges, to_skip: self.next - expected, _slot: slot })
+        Ok(Arrived { body: answer.body, is_range: answer.ranges, to_skip: self.next - expected, slot })
     }
 
-    /// Delivers the body of an answer, and of more answers until the stretch is complete.
-    pub(super) async fn deliver(mut self, first: Option<Arrived>, pieces: &mpsc::Sender<Piece>) {
+    /// Delivers the body of an answer, and of more answers until the stretch is complete or nobody reads it.
+    pub(super) async fn deliver(mut self, first: Option<Arrived>, outlet: &Outlet) -> Result<(), Trouble> {
         let mut arrived = first;
         loop {
             let answer = match arrived.take() {
-                Some(answer) => Ok(answer),
-                None => self.answer().await,
+                Some(answer) => answer,
+                None => {
+                    if self.digest.is_none() {
+                        // another may have brought some of it meanwhile
+                        self.next = self.next.max(outlet.next());
+                    }
+                    if self.end == Some(self.next) {
+                        return Ok(());
+                    }
+                    self.answer().await?
+                }
             };
-            let received = match answer {
-                Ok(answer) => self.receive(answer, pieces).await,
-                Err(trouble) => Err(trouble),
-            };
-            let last = match received {
-                Ok(Received::All) => Piece::End,
-                Ok(Received::NobodyReads) => return,
-                Ok(Received::Cut(trouble)) => match self.fail(trouble, None).await {
-                    Ok(()) => continue,
-                    Err(trouble) => Piece::Failed(trouble),
-                },
-                Err(trouble) => Piece::Failed(trouble),
-            };
-            let _ = pieces.send(last).await;
-            return;
+            let received = self.receive(answer, outlet).await?;
+            self.watch.asked(None);
+            match received {
+                Received::All | Received::NobodyReads => return Ok(()),
+                Received::Cut(trouble) => self.fail(trouble, None).await?,
+            }
         }
     }
 
     /// Delivers the body of one answer. An error is final.
-    async fn receive(&mut self, arrived: Arrived, pieces: &mpsc::Sender<Piece>) -> Result<Received, Trouble> {
-        let Arrived { mut body, is_range, to_skip, _slot } = arrived;
+    async fn receive(&mut self, arrived: Arrived, outlet: &Outlet) -> Result<Received, Trouble> {
+        let Arrived { mut body, is_range, to_skip, slot } = arrived;
         let mut again = Again { left: to_skip, digest: (to_skip > 0 && self.digest.is_some()).then(Xxh3::new) };
         let Rules { patience, slowest, .. } = self.fetcher.rules;
         let mut pace = Pace::new(patience, slowest);
         loop {
             let left = self.end.map(|end| end - self.next);
             if left == Some(0) {
+                slot.iter().for_each(Slot::received);
                 return Ok(Received::All);
             }
             let mut chunk = match timeout(patience, body.next()).await {
@@ -271,13 +339,14 @@ impl Stretch {
                 chunk.truncate(left as usize);
             }
             if !chunk.is_empty() {
+                let from = self.next;
                 self.next += chunk.len() as u64;
                 self.failures = 0;
                 if let Some(digest) = &mut self.digest {
                     digest.update(&chunk);
                 }
-                let is_ahead = pieces.capacity() == 0;
-                if pieces.send(Piece::Bytes(chunk)).await.is_err() {
+                let is_ahead = outlet.is_full();
+                if !outlet.send(from, chunk).await {
                     return Ok(Received::NobodyReads);
                 }
                 if is_ahead {
@@ -293,6 +362,10 @@ impl Stretch {
 
     /// Waits before another attempt, unless there were enough.
     async fn fail(&mut self, trouble: Trouble, asked_pause: Option<Duration>) -> Result<(), Trouble> {
+        self.watch.asked(None);
+        if matches!(self.role, Role::Second(_)) {
+            return Err(trouble);
+        }
         self.failures = self.failures.saturating_add(1);
         if self.failures > self.fetcher.rules.retries && !self.is_outage(&trouble) {
             let detail = format!("{} after {} attempts", trouble.detail, self.failures);
@@ -309,24 +382,18 @@ impl Stretch {
     fn is_outage(&self, trouble: &Trouble) -> bool {
         let Fetcher { hosts, rules, .. } = &*self.fetcher;
         trouble.reason == Reason::Unreachable
-            && hosts.named(self.remote.host()).ever_answered()
+            && self.host().ever_answered()
             && hosts.outage_since().is_some_and(|since| since.elapsed() < rules.longest_outage)
     }
 
-    /// Somewhere between nothing and a time that doubles with each failure, so that readers do not march in step; or what the
-    /// server asks for, and a little of that.
+    /// Somewhere between nothing and a time that doubles with each failure, so that readers do not march in step; none where the
+    /// server named a time: its host is closed until then.
     fn pause(&self, asked: Option<Duration>) -> Duration {
-        let longest = self.fetcher.rules.longest_pause;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let chance = xxh3_64_with_seed(&now.as_nanos().to_le_bytes(), self.next) % 1024;
-        let (least, spread) = match asked {
-            Some(asked) => (asked.min(longest), FIRST_PAUSE.min(longest)),
-            None => {
-                let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.saturating_sub(1).min(16));
-                (Duration::ZERO, doubled.min(longest))
-            }
-        };
-        least + spread.mul_f64(chance as f64 / 1024.0)
+        if asked.is_some_and(|asked| !asked.is_zero()) {
+            return Duration::ZERO;
+        }
+        let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.saturating_sub(1).min(16));
+        doubled.min(self.fetcher.rules.longest_pause).mul_f64(chance(self.next))
     }
 }
 
