@@ -8,7 +8,7 @@ use serde_json::Value;
 use shoal::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
 use shoal::config::{Duplicates, FilterPlan, StreamPlan, ViewsPlan};
 use shoal::decode::{Decoder, Filter};
-use shoal::ingest::{Cursor, RawSample, SampleMeta};
+use shoal::ingest::{RawSample, SampleMeta};
 use shoal::shards::{Filtered, FilteredCounts, Rejection, SampleId};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -21,7 +21,7 @@ const SIDE: usize = 96;
 fn sample(id: u64, pass: u64, image: Vec<u8>) -> RawSample {
     let key = format!("{id:06}");
     let meta = SampleMeta { id: SampleId(id), key, shard: Arc::from("a.tar"), offset: id * 512, pass, class: None };
-    RawSample { meta, image: image.into(), cursor: Cursor::default() }
+    RawSample::new(meta, image.into())
 }
 
 fn views() -> ViewsPlan {

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use shoal::config::{StreamPlan, ViewsPlan};
 use shoal::decode::{Decoded, Decoder, read_jpeg, sniff};
-use shoal::ingest::{Cursor, RawSample, SampleMeta};
+use shoal::ingest::{RawSample, SampleMeta};
 use shoal::shards::{Reason, Rejection, SampleId, Trouble};
 use std::sync::Arc;
 use turbojpeg::{PixelFormat, Subsamp};
@@ -25,7 +25,7 @@ const ROOM: u64 = 128 << 20;
 fn decode(decoder: &Decoder, image: &[u8]) -> Result<Decoded, Trouble> {
     let meta =
         SampleMeta { id: SampleId(1), key: String::new(), shard: Arc::from(""), offset: 0, pass: 0, class: None };
-    let sample = RawSample { meta, image: Bytes::copy_from_slice(image), cursor: Cursor::default() };
+    let sample = RawSample::new(meta, Bytes::copy_from_slice(image));
     let (mut center, mut train) = ([0; SIDE * SIDE * 3], [0; SIDE * SIDE * 3]);
     let _ = (sniff(image), read_jpeg(image));
     let outcome = decoder.decode_into(&sample, Some(&mut center), Some(&mut train));
@@ -226,7 +226,7 @@ fn a_jpeg_of_many_scans_is_refused_before_it_is_decoded() {
     let with = |more: usize| [&file[..end], &file[last_scan..end].repeat(more), &file[end..]].concat();
     assert!(decode(&decoder(), &with(50)).is_ok(), "a scan again and again is odd, and allowed");
     let refused = decode(&decoder(), &with(5_000)).expect_err("too many");
-    assert_eq!(refused.reason, Reason::DecodeFailed);
+    assert_eq!(refused.reason, Reason::TooManyPixels);
     assert!(refused.detail.contains("more than 100 scans"), "{refused}");
 }
 

@@ -7,6 +7,7 @@ mod faults;
 mod filters;
 mod hedge;
 mod hostile;
+mod index;
 mod interop;
 mod ledger;
 mod lies;

@@ -6,7 +6,7 @@ use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, Rgb
 use shoal::batch::{Batch, Filling, Ring, RingPlan, Sieve, fill};
 use shoal::config::{StreamPlan, ViewsPlan};
 use shoal::decode::{Augment, CropBox, Decoded, Decoder, Format};
-use shoal::ingest::{Cursor, RawSample, SampleMeta};
+use shoal::ingest::{RawSample, SampleMeta};
 use shoal::shards::SampleId;
 use shoal::shards::{Reason, Rejection, Trouble};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn sample(id: u64, image: impl Into<Bytes>) -> RawSample {
         pass: 0,
         class: None,
     };
-    RawSample { meta, image: image.into(), cursor: Cursor::default() }
+    RawSample::new(meta, image.into())
 }
 
 fn both_views(decoder: &Decoder, sample: &RawSample) -> Result<(Decoded, Vec<u8>, Vec<u8>), Rejection> {

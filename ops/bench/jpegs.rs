@@ -1,7 +1,7 @@
 //! What the benches decode: every JPEG of some tars, in memory.
 
 use shoal::decode::{Format, sniff};
-use shoal::ingest::{Cursor, RawSample, SampleMeta};
+use shoal::ingest::{RawSample, SampleMeta};
 use shoal::shards::SampleId;
 use std::io::Read;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub fn read_jpegs(shards: &[String]) -> std::io::Result<Vec<RawSample>> {
                 pass: 0,
                 class: None,
             };
-            samples.push(RawSample { meta, image: image.into(), cursor: Cursor::default() });
+            samples.push(RawSample::new(meta, image.into()));
         }
     }
     Ok(samples)

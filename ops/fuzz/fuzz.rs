@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shoal::config::{FetchPlan, StreamPlan, ViewsPlan};
 use shoal::decode::Decoder;
-use shoal::ingest::{Cursor, RawSample, SampleMeta};
+use shoal::ingest::{RawSample, SampleMeta};
 use shoal::shards::archive::{Archive, Verdict};
 use shoal::shards::sample::{Samples, Step};
 use shoal::shards::source::Fetcher;
@@ -236,7 +236,7 @@ impl Fuzzer {
     fn decode(&mut self, picture: &[u8]) -> Option<String> {
         let meta =
             SampleMeta { id: SampleId(1), key: String::new(), shard: Arc::from(""), offset: 0, pass: 0, class: None };
-        let sample = RawSample { meta, image: Bytes::copy_from_slice(picture), cursor: Cursor::default() };
+        let sample = RawSample::new(meta, Bytes::copy_from_slice(picture));
         let (mut center, mut train) = ([0; SIDE * SIDE * 3], [0; SIDE * SIDE * 3]);
         match self.decoder.decode_into(&sample, Some(&mut center), Some(&mut train)) {
             Ok(decoded) => {

@@ -7,7 +7,7 @@ mod replay;
 use crate::config::{FetchPlan, StreamPlan, ViewsPlan};
 use crate::decode::{Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
-use crate::ingest::{Cursor, RawSample, SampleMeta};
+use crate::ingest::{RawSample, SampleMeta};
 use crate::observe::console::say;
 use crate::pipeline::start_runtime;
 use crate::shards::audit::glance;
@@ -212,7 +212,7 @@ impl Examiner {
             pass: 0,
             class: sample.class,
         };
-        let raw = RawSample { meta, image: sample.image.clone(), cursor: Cursor::default() };
+        let raw = RawSample::new(meta, sample.image.clone());
         let side = self.decoder.size() as usize;
         let mut center = self.looks_at_pixels.then(|| vec![0; side * side * 3]);
         let outcome = self.decoder.decode_into(&raw, center.as_deref_mut(), None);

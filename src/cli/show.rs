@@ -5,6 +5,7 @@ use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::pipeline::find;
 use crate::shards::ShardList;
+use crate::shards::index::Index;
 use crate::visualize::sheet::{Choice, Sheet, SheetRow, describe, nearest};
 use std::collections::HashSet;
 use std::fs;
@@ -77,7 +78,9 @@ fn sheet(arguments: &SheetArguments) -> Result<()> {
         .collect();
     let wanted: HashSet<_> = chosen.iter().flatten().map(|row| assignments.ids[*row]).collect();
     let specs = if arguments.shards.is_empty() { &plan.stream.shards } else { &arguments.shards };
-    let found = find::thumbnails(&plan, ShardList::parse_with(specs, &plan.fetch)?, &wanted, arguments.side)?;
+    let list = ShardList::parse_with(specs, &plan.fetch)?;
+    let index = Index::new(arguments.run.join("index"));
+    let found = find::thumbnails(&plan, list, &index, &wanted, arguments.side)?;
     if found.is_empty() {
         return Err(Error::data(format!(
             "none of the {} photographs of {} is in the shards",

@@ -161,8 +161,10 @@ pub(super) fn check_scans(bytes: &[u8], header: &JpegHeader, max_pixels: u64) ->
         let megapixels = pixels as f64 * 1e-6;
         let many = if scans > MOST_SCANS { "more than " } else { "" };
         let scans = scans.min(MOST_SCANS);
-        let detail = format!("{many}{scans} scans of {megapixels:.1} megapixels, at most {most} are read");
-        return Err(Trouble::new(Reason::DecodeFailed, detail));
+        let limit = max_pixels as f64 * 1e-6;
+        let detail =
+            format!("{many}{scans} scans of {megapixels:.1} megapixels, stream.max_megapixels = {limit} allows {most}");
+        return Err(Trouble::new(Reason::TooManyPixels, detail));
     }
     Ok(())
 }
@@ -350,7 +352,7 @@ mod tests {
         let few = [jpeg_head(1), scan.repeat(20), vec![0xff, EOI]].concat();
         assert_eq!(check_scans(&few, &head(true, 3), 640 * 480 * 2), Ok(()));
         let refused = check_scans(&few, &head(true, 3), 640 * 480).expect_err("21 visits");
-        assert_eq!(refused.detail, "21 scans of 0.3 megapixels, at most 20 are read");
+        assert_eq!(refused.detail, "21 scans of 0.3 megapixels, stream.max_megapixels = 0.3072 allows 20");
     }
 
     #[test]

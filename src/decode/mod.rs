@@ -190,6 +190,9 @@ impl Decoder {
         if let Some(licences) = &self.licences {
             licences.judge(&sample.meta.shard, &sample.meta.key)?;
         }
+        if let Some(reason) = sample.known {
+            return Err(Trouble::new(reason, "as when it was read before").into());
+        }
         let mut clock = Clock::start(&self.counters);
         let kinds = [center.is_some().then_some(Kind::Center), train.is_some().then_some(Kind::Train)];
         let format = sniff(&sample.image)?;

@@ -98,7 +98,8 @@ mod tests {
 
     fn waiter(number: usize, bytes: usize) -> Waiter {
         let image = Bytes::from(vec![0; bytes]);
-        let sample = ShardSample { key: String::new(), offset: 0, end: 0, image, class: None, notices: Vec::new() };
+        let sample =
+            ShardSample { key: String::new(), offset: 0, end: 0, image, class: None, notices: Vec::new(), known: None };
         Waiter { place: Place { shard: number, offset: 0 }, sample: Some(sample) }
     }
 

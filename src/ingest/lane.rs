@@ -14,11 +14,12 @@ use super::share::Portion;
 use crate::config::StreamPlan;
 use crate::error::{Error, Result};
 use crate::shards::archive::Archive;
-use crate::shards::index::Stamp;
+use crate::shards::index::{Index, Stamp};
 use crate::shards::sample::{Samples, Step};
 use crate::shards::source::Fetcher;
 use crate::shards::{Activity, Ending, Reading, Reason, ShardSample, ShardUrl, Trouble};
-use std::collections::BTreeMap;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -44,21 +45,24 @@ pub(super) struct Shared {
     room: u32,
     /// Whether it was said that files were touched.
     told_of_touched: AtomicBool,
+    /// What was learnt of the shards before.
+    index: Option<Index>,
 }
 
 impl Shared {
     /// For `readers` shards open at once.
-    pub(super) fn new(fetcher: Arc<Fetcher>, progress: Arc<Progress>, plan: &StreamPlan, readers: usize) -> Arc<Self> {
+    pub(super) fn new(fetcher: Arc<Fetcher>, progress: Arc<Progress>, plan: &StreamPlan, readers: usize) -> Self {
         let share = plan.buffer_mib as u64 * MIB / ROOM_UNIT / readers as u64;
         let room =
             u32::try_from(share).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u32);
-        Arc::new(Self {
-            fetcher,
-            progress,
-            most: plan.max_member_mib as u64 * MIB,
-            room,
-            told_of_touched: AtomicBool::new(false),
-        })
+        let most = plan.max_member_mib as u64 * MIB;
+        Self { fetcher, progress, most, room, told_of_touched: AtomicBool::new(false), index: None }
+    }
+
+    /// Uses what an index knows.
+    #[must_use]
+    pub(super) fn with_index(self, index: Option<Index>) -> Self {
+        Self { index, ..self }
     }
 }
 
@@ -254,8 +258,14 @@ impl ReaderThread {
                 return;
             }
         };
+        let spoilt = self.spoilt();
         loop {
-            let step = samples.step();
+            let mut step = samples.step();
+            if let Step::Sample(sample) = &mut step
+                && let Some(&reason) = spoilt.get(&sample.offset)
+            {
+                (sample.known, sample.image) = (Some(reason), Bytes::new());
+            }
             let is_ours = self.portion.takes(ordinal);
             match step {
                 Step::End(_) => {
@@ -277,6 +287,14 @@ impl ReaderThread {
                 }
             }
         }
+    }
+
+    /// Images of this version of the shard that an index knows to be of no use.
+    fn spoilt(&self) -> HashMap<u64, Reason> {
+        let Some(index) = &self.shared.index else { return HashMap::new() };
+        let known = index.shard(&self.reading.shard).ok().flatten();
+        let known = known.filter(|known| self.reading.stamp() == Some(&known.stamp));
+        known.map(|known| known.spoilt()).unwrap_or_default()
     }
 
     /// False if nobody wants the step any more.

@@ -21,6 +21,7 @@ mod lane;
 mod mix;
 mod names;
 mod pass;
+mod pick;
 mod past;
 mod progress;
 mod redeal;
@@ -33,12 +34,13 @@ mod tests;
 
 pub use cursor::Cursor;
 pub use past::Past;
+pub use pick::pick;
 pub use progress::{Progress, Waiting};
 pub use redeal::redeal;
 pub use share::Share;
 pub use stream::{Opening, Passes, stream};
 
-use crate::shards::{Loss, SampleId, Trouble};
+use crate::shards::{Loss, Reason, SampleId, Trouble};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -47,10 +49,19 @@ use std::sync::Arc;
 pub struct RawSample {
     /// Where it is from, and its name there.
     pub meta: SampleMeta,
-    /// The image file, undecoded.
+    /// The image file, undecoded; empty where `known` says why it cannot be used.
     pub image: Bytes,
+    /// Why it could not be used before, if the index of this version of its shard says so.
+    pub known: Option<Reason>,
     /// The position in the stream *after* this sample.
     pub cursor: Cursor,
+}
+
+impl RawSample {
+    /// A sample of no stream, of which nothing is known.
+    pub fn new(meta: SampleMeta, image: Bytes) -> Self {
+        Self { meta, image, known: None, cursor: Cursor::default() }
+    }
 }
 
 /// What is known of a sample without decoding it.

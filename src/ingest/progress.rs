@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 pub struct Progress {
     samples: AtomicU64,
     pass: AtomicU64,
+    /// Samples that left in the pass, and samples in it: 0 where nobody knows.
+    pass_left: AtomicU64,
+    pass_samples: AtomicU64,
     shuffle_samples: AtomicU64,
     shuffle_bytes: AtomicU64,
     state: Mutex<State>,
@@ -45,6 +48,12 @@ impl Progress {
     /// The pass over the list, from 0.
     pub fn pass(&self) -> u64 {
         self.pass.load(Ordering::Relaxed)
+    }
+
+    /// How much of the pass has been given, where it is known how many samples the pass has.
+    pub fn pass_share(&self) -> Option<f64> {
+        let (left, samples) = (self.pass_left.load(Ordering::Relaxed), self.pass_samples.load(Ordering::Relaxed));
+        (samples > 0).then(|| (left as f64 / samples as f64).min(1.0))
     }
 
     /// Bytes that came from files and servers.
@@ -126,8 +135,15 @@ impl Progress {
         self.shuffle_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn gave_sample(&self, pass: u64) {
+    /// Says how many samples the pass has, if that is known.
+    pub(super) fn pass_has(&self, samples: Option<u64>) {
+        self.pass_samples.store(samples.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// A sample left: so many left in its pass before.
+    pub(super) fn gave_sample(&self, pass: u64, left: u64) {
         self.pass.store(pass, Ordering::Relaxed);
+        self.pass_left.store(left, Ordering::Relaxed);
         self.samples.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -304,6 +304,24 @@ impl Running {
     fn tell_passes(&self) {
         let least = self.sources.iter().map(|source| source.pass.number).min();
         self.opening.ledger.reads_from_pass(least.unwrap_or(0));
+        self.count_pass();
+    }
+
+    /// Looks up, beside the stream, how many samples the pass has. Lists that are mixed have passes of their own, one that is
+    /// followed grows, and ranks share.
+    fn count_pass(&self) {
+        self.opening.progress.pass_has(None);
+        let [source] = self.sources.as_slice() else { return };
+        let (Some(collector), false) = (self.opening.ledger.index(), source.rules.follows) else { return };
+        if self.opening.share != Share::whole() || source.pass.is_remainder() {
+            return;
+        }
+        let (index, progress) = (collector.index().clone(), Arc::clone(&self.opening.progress));
+        let shards = source.pass.shards.clone();
+        tokio::task::spawn_blocking(move || {
+            let samples = shards.iter().map(|shard| index.samples(shard.name()).ok().flatten());
+            progress.pass_has(samples.sum::<Option<u64>>().filter(|samples| *samples > 0));
+        });
     }
 
     fn shared_anew(&self) -> Result<Arc<Shared>> {
@@ -350,7 +368,7 @@ impl Running {
     fn raw_sample(&self, list: usize, shard: usize, sample: ShardSample) -> RawSample {
         let pass = &self.sources[list].pass;
         let shard = Arc::clone(pass.shards[shard].name());
-        self.opening.progress.gave_sample(pass.number);
+        self.opening.progress.gave_sample(pass.number, pass.draws);
         RawSample {
             meta: SampleMeta {
                 id: SampleId::of(&shard, sample.offset),
@@ -361,6 +379,7 @@ impl Running {
                 class: sample.class,
             },
             image: sample.image,
+            known: sample.known,
             cursor: Cursor {
                 checkpoint: Some(Arc::clone(&self.checkpoint)),
                 skip: self.since,
@@ -402,7 +421,8 @@ fn shared<'a>(opening: &Opening, shards: impl Iterator<Item = &'a ShardUrl>, rul
     let shards: Vec<ShardUrl> = shards.cloned().collect();
     let fetcher = Fetcher::new(&shards, &opening.fetch)?;
     let readers = rules.iter().map(|rules| rules.most_open() + 1).sum();
-    Ok(Shared::new(fetcher, Arc::clone(&opening.progress), &opening.plan, readers))
+    let index = opening.ledger.index().map(|collector| collector.index().clone());
+    Ok(Shared::new(fetcher, Arc::clone(&opening.progress), &opening.plan, readers).with_index(index).into())
 }
 
 async fn resume(point: &Point, list: &ShardList, rules: &Rules, shared: &Arc<Shared>) -> Result<Pass> {

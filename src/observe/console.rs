@@ -156,6 +156,9 @@ fn step_text(record: &StepRecord) -> String {
     if let Some(next) = record.next_cycle {
         text.push_str(&format!(" · cycle in {}", HumanCount(next.saturating_sub(record.step))));
     }
+    if let Some(share) = record.pass_share {
+        text.push_str(&format!(" · pass {}: {:.0} %", record.pass + 1, 100.0 * share));
+    }
     text.push_str(&format!(" · wait {waiting:.0} % · lost {}", HumanCount(lost)));
     let filtered: u64 = record.filtered.values().sum();
     if filtered > 0 {
@@ -214,6 +217,7 @@ mod tests {
             losses: BTreeMap::from([("corrupt".into(), 1_000), ("too_large".into(), 234)]),
             filtered: BTreeMap::from([("too_small".into(), 20)]),
             pass: 1,
+            pass_share: Some(0.344),
             ids: String::new(),
             next_cycle: Some(15_000),
         }
@@ -223,7 +227,7 @@ mod tests {
     fn a_step_says_all_that_an_operator_asks_for() {
         assert_eq!(
             step_text(&record()),
-            "812 images/s · loss 5.312 · cycle in 2,660 · wait 5 % · lost 1,234 · filtered 20"
+            "812 images/s · loss 5.312 · cycle in 2,660 · pass 2: 34 % · wait 5 % · lost 1,234 · filtered 20"
         );
     }
 

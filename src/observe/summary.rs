@@ -215,6 +215,7 @@ mod tests {
             losses: BTreeMap::from([("corrupt".into(), step / 10), ("bomb".into(), 1)]),
             filtered: BTreeMap::from([("too_small".into(), 20)]),
             pass: 0,
+            pass_share: None,
             ids: String::new(),
             next_cycle: None,
         })

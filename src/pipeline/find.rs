@@ -1,24 +1,28 @@
 //! Samples of a list by their ids: pictures need photographs, and a run keeps only ids.
+//!
+//! What an index of the list knows is gone to directly; for what is left the list is read until all is found.
 
 use super::start_runtime;
 use crate::config::{Plan, StreamPlan, ViewsPlan};
 use crate::decode::Decoder;
 use crate::error::{Error, Result};
-use crate::ingest::{self, Opening, Passes, SampleMeta};
+use crate::ingest::{self, Opening, Passes, RawSample, SampleMeta};
+use crate::shards::index::Index;
 use crate::shards::{Ledger, SampleId, ShardList};
 use futures_util::StreamExt;
 use image::RgbImage;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Square thumbnails of `side` pixels (whole center views) of the samples `wanted`, read in one go through `list`; what is
-/// no longer there, or does not decode, is left out.
+/// Square thumbnails of `side` pixels (whole center views) of the samples `wanted`, by way of `index` or read in one go through
+/// `list`; what is no longer there, or does not decode, is left out.
 ///
 /// # Errors
 /// Nothing in the list can be read.
 pub fn thumbnails(
     plan: &Plan,
     list: ShardList,
+    index: &Index,
     wanted: &HashSet<SampleId>,
     side: u32,
 ) -> Result<HashMap<SampleId, (SampleMeta, RgbImage)>> {
@@ -26,24 +30,39 @@ pub fn thumbnails(
     let stream = StreamPlan { shuffle: 1, max_loss_rate: 1.0, ..plan.stream.clone() };
     let decoder = Decoder::new(&views, &stream);
     let ledger = Arc::new(Ledger::in_memory(&stream));
-    let samples = ingest::stream(Opening::new(list, &stream, &plan.fetch, Passes::Once, ledger));
     start_runtime()?.block_on(async {
-        let mut samples = std::pin::pin!(samples);
         let mut found = HashMap::new();
-        while found.len() < wanted.len() {
-            let Some(sample) = samples.next().await else { break };
+        let mut missing = wanted.clone();
+        let mut take = |sample: &RawSample| {
+            missing.remove(&sample.meta.id);
+            if let Some(image) = thumbnail(&decoder, sample, side)? {
+                found.insert(sample.meta.id, (sample.meta.clone(), image));
+            }
+            Ok::<bool, Error>(missing.is_empty())
+        };
+        let mut is_complete = wanted.is_empty();
+        for sample in ingest::pick(&list, &stream, &plan.fetch, index, wanted).await? {
+            is_complete = take(&sample)?;
+        }
+        let samples = ingest::stream(Opening::new(list, &stream, &plan.fetch, Passes::Once, ledger));
+        let mut samples = std::pin::pin!(samples);
+        while !is_complete && let Some(sample) = samples.next().await {
             let sample = sample?;
-            if !wanted.contains(&sample.meta.id) {
-                continue;
+            if wanted.contains(&sample.meta.id) {
+                is_complete = take(&sample)?;
             }
-            let mut pixels = vec![0; side as usize * side as usize * 3];
-            if decoder.decode_into(&sample, Some(&mut pixels), None).is_err() {
-                continue;
-            }
-            let image = RgbImage::from_raw(side, side, pixels)
-                .ok_or_else(|| Error::data(format!("a thumbnail of {} is not {side} pixels wide", sample.meta.key)))?;
-            found.insert(sample.meta.id, (sample.meta, image));
         }
         Ok(found)
     })
+}
+
+/// None where the image does not decode.
+fn thumbnail(decoder: &Decoder, sample: &RawSample, side: u32) -> Result<Option<RgbImage>> {
+    let mut pixels = vec![0; side as usize * side as usize * 3];
+    if decoder.decode_into(sample, Some(&mut pixels), None).is_err() {
+        return Ok(None);
+    }
+    let image = RgbImage::from_raw(side, side, pixels);
+    let key = &sample.meta.key;
+    image.map(Some).ok_or_else(|| Error::data(format!("a thumbnail of {key} is not {side} pixels wide")))
 }

@@ -279,8 +279,9 @@ impl Run<'_> {
         if self.trainer.progress().steps == 0 && self.trainer.interval_mut().is_empty() {
             return Ok(());
         }
-        let (record, labels) =
+        let (mut record, labels) =
             self.trainer.close_interval(by_name(&self.ledger.losses()), by_name(&self.standing.filtered))?;
+        record.pass_share = self.feed.progress().pass_share();
         let step = record.step;
         self.observer.record(&Record::Step(record))?;
         let Some(collapse) = self.collapse.labels(labels.iter().map(|label| *label as u32)) else { return Ok(()) };

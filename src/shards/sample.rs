@@ -32,6 +32,8 @@ pub struct ShardSample {
     pub class: Option<i64>,
     /// What was odd about it.
     pub notices: Vec<Notice>,
+    /// Why its image could not be used before, where somebody who reads it knows that from an index.
+    pub known: Option<Reason>,
 }
 
 /// Something lost on the way through a shard.
@@ -163,6 +165,7 @@ impl Samples {
                 image,
                 class: group.class,
                 notices: group.notices,
+                known: None,
             }),
             None => {
                 let members = format!("members: {}", group.extensions.join(", "));

@@ -154,6 +154,7 @@ impl Interval {
             losses,
             filtered,
             pass: progress.pass,
+            pass_share: None,
             ids: format!("{:016x}", progress.ids),
             next_cycle,
         };

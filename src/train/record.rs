@@ -59,6 +59,9 @@ pub struct StepRecord {
     pub filtered: BTreeMap<String, u64>,
     /// Passes over the list, complete or begun.
     pub pass: u64,
+    /// How much of the pass over the list the stream has given, where an index knows of every shard how many samples it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass_share: Option<f64>,
     /// Digest of the ids trained on since the last such record, in order.
     pub ids: String,
     /// The step after which the next clustering comes, where it is known.

@@ -5,7 +5,7 @@
 
 use crate::config::Plan;
 use crate::error::Result;
-use crate::ingest::{Cursor, RawSample, SampleMeta};
+use crate::ingest::{RawSample, SampleMeta};
 use crate::pipeline::start_runtime;
 use crate::shards::archive::Archive;
 use crate::shards::sample::{Samples, Step};
@@ -110,7 +110,7 @@ fn read(url: &ShardUrl, fetcher: &Arc<Fetcher>, most: u64, quota: usize) -> Part
                     pass: 0,
                     class: sample.class,
                 };
-                part.samples.push(RawSample { meta, image: sample.image, cursor: Cursor::default() });
+                part.samples.push(RawSample::new(meta, sample.image));
             }
             Step::Lost(lost) => part.lost.push((Arc::clone(&shard), lost.trouble)),
             Step::End(ending) => {

@@ -51,6 +51,11 @@ impl Collector {
         Self { index, state: Mutex::default() }
     }
 
+    /// Where it writes.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// Takes in what a sample, given by its shard, turned out to be.
     pub fn heard(&self, pass: u64, shard: &Arc<str>, row: Row) {
         self.take(pass, shard, row, true);

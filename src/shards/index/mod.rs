@@ -5,8 +5,9 @@
 //! slow and a shard is found without a catalogue. A file appears whole or not at all. It says of which version of the
 //! shard it is (a [`Stamp`]): for another version there is no index. About 12 bytes a sample on disk.
 //!
-//! The stream never looks here: what it gives, and in which order, is the same with an index, without one, and with half of
-//! one.
+//! What the stream gives, and in which order, is the same with an index, without one, and with half of one. An index saves work: an
+//! image that could not be decoded is not tried again in later passes, single samples are found without reading the list, and
+//! the share of a pass that is done is known.
 
 mod collect;
 mod make;
@@ -25,7 +26,7 @@ use arrow::array::{StringArray, UInt16Array, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -107,6 +108,16 @@ impl RowVerdict {
         }
     }
 
+    /// Why the image could not be used, where that is a matter of its bytes alone: not of settings, or of a server.
+    fn is_spoilt(self) -> Option<Reason> {
+        match self {
+            Self::Lost(
+                reason @ (Reason::DecodeFailed | Reason::UnsupportedFormat | Reason::NotAnImage | Reason::EmptyImage),
+            ) => Some(reason),
+            Self::Usable | Self::Lost(_) | Self::Filtered(_) => None,
+        }
+    }
+
     fn of_name(name: &str) -> Option<Self> {
         let lost = Reason::ALL.iter().map(|&reason| Self::Lost(reason));
         let filtered = Filtered::ALL.iter().map(|&filtered| Self::Filtered(filtered));
@@ -154,6 +165,13 @@ pub struct ShardIndex {
     pub samples: u64,
     /// Every sample, those that the shard does not give included.
     pub rows: Vec<Row>,
+}
+
+impl ShardIndex {
+    /// Images that cannot be used whatever the settings are, by the offsets of their samples, and why.
+    pub fn spoilt(&self) -> HashMap<u64, Reason> {
+        self.rows.iter().filter_map(|row| Some((row.offset, row.verdict.is_spoilt()?))).collect()
+    }
 }
 
 /// What an index says of a shard without its rows.

@@ -3,7 +3,7 @@
 //! In: 64-bit entries in any order, a name in the upper 60 bits and a value in the lower four. Out: a file that holds each name once, in
 //! order, and a look-up that reads one block of it. Names are hashes, so that they spread evenly over 256 parts, each of which is sorted
 //! in memory: 100 million entries take parts of 3 MB and a file of 0.8 GB. A name that comes with two values is given the value 0.
-//! The file is written aside and renamed.
+//! The file is written aside and renamed; what a process that was killed left lying aside is removed by the next.
 
 use crate::error::{Error, Result};
 use std::fs::File;
@@ -29,7 +29,12 @@ pub(super) struct TableMaker {
     path: PathBuf,
     folder: tempfile::TempDir,
     parts: Vec<BufWriter<File>>,
+    /// Locked as long as somebody is at work in the folder.
+    _lock: File,
 }
+
+/// Beginning of the names of folders aside.
+const ASIDE: &str = ".shoal-names-";
 
 impl TableMaker {
     /// For a table at `path`; its parts lie beside it meanwhile.
@@ -42,10 +47,15 @@ impl TableMaker {
             Error::file("write", beside, &source)
                 .with_hint("the table needs 24 bytes a line of metadata, twice while it is made")
         };
-        let folder = tempfile::Builder::new().prefix(".shoal-names-").tempdir_in(beside).map_err(failed)?;
+        remove_leftovers(beside);
+        let folder = tempfile::Builder::new().prefix(ASIDE).tempdir_in(beside).map_err(failed)?;
+        let lock = File::create_new(folder.path().join(LOCK)).map_err(failed)?;
+        if let Err(error) = lock.try_lock() {
+            tracing::debug!(%error, "no locks here: should this process be killed, its folder stays");
+        }
         let parts = (0..PARTS).map(|part| File::create_new(part_path(folder.path(), part)).map(BufWriter::new));
         let parts = parts.collect::<std::io::Result<_>>().map_err(failed)?;
-        Ok(Self { path: path.to_owned(), folder, parts })
+        Ok(Self { path: path.to_owned(), folder, parts, _lock: lock })
     }
 
     pub(super) fn add(&mut self, name: u64, value: u8) -> Result<()> {
@@ -56,7 +66,7 @@ impl TableMaker {
 
     /// Sorts the parts into the table.
     pub(super) fn finish(self, facts: &Facts) -> Result<()> {
-        let Self { path, folder, parts } = self;
+        let Self { path, folder, parts, _lock } = self;
         let failed = |source: std::io::Error| Error::file("write", &path, &source);
         let aside = folder.path().join("table");
         let mut table = BufWriter::new(File::create_new(&aside).map_err(failed)?);
@@ -79,6 +89,19 @@ impl TableMaker {
         }
         table.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)?;
         std::fs::rename(&aside, &path).map_err(failed)
+    }
+}
+
+const LOCK: &str = "lock";
+
+/// Removes the folders of processes that are no more: those whose locks nobody holds.
+fn remove_leftovers(beside: &Path) {
+    let entries = std::fs::read_dir(beside).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(ASIDE)) {
+        let is_left = File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+        if is_left && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::warn!(folder = %entry.path().display(), %error, "the leftover of a killed process cannot be removed");
+        }
     }
 }
 
@@ -160,6 +183,25 @@ impl NameTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_of_a_dead_process_is_removed_and_that_of_a_living_one_is_not() {
+        let beside = tempfile::tempdir().unwrap();
+        let aside = || {
+            let names = std::fs::read_dir(beside.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().starts_with(ASIDE)).count()
+        };
+        let dead = beside.path().join(".shoal-names-dead");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join(LOCK), "").unwrap();
+        let first = TableMaker::create(&beside.path().join("first")).unwrap();
+        assert!(!dead.exists());
+        let second = TableMaker::create(&beside.path().join("second")).unwrap();
+        assert_eq!(aside(), 2);
+        first.finish(&Facts::default()).unwrap();
+        second.finish(&Facts::default()).unwrap();
+        assert_eq!(aside(), 0);
+    }
     use std::collections::HashMap;
 
     #[test]
