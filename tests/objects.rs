@@ -152,7 +152,11 @@ async fn commands_read_prefixes_as_they_read_shards() {
     let store = store(&keys).await;
     let run = |arguments: &[&str]| {
         let mut command = shoal();
-        command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("AWS_ENDPOINT_URL", store.endpoint());
+        command
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .env("PATH", std::env::var("PATH").unwrap())
+            .env("AWS_ENDPOINT_URL", store.endpoint());
         command.args(arguments).assert()
     };
     tokio::task::block_in_place(|| {

@@ -1,7 +1,7 @@
 //! Shards in object stores, from commands, and from the cache; lists that come over the network.
 
 use crate::faults::{fetch, plan, shard};
-use crate::run::shoal;
+use crate::run::{root, shoal, small_pipeline, start};
 use crate::s3::Store;
 use crate::server::{Reply, Server};
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use shoal::config::{Anonymous, FetchPlan};
 use shoal::ingest::{Cursor, Opening, Passes, RawSample, stream};
 use shoal::shards::{Ledger, Loss, Reason, ShardList};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -208,6 +208,28 @@ async fn requests_are_signed_where_the_environment_has_credentials() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_a_profile_are_found_and_others_refused_with_the_way_out() {
+    let store = Store::start(&[("b/0.tar", shard("a", 2))]).await;
+    store.state.lock().unwrap().is_private = true;
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join(".aws");
+    std::fs::create_dir(&folder).unwrap();
+    let keys = "[work]\naws_access_key_id = a-key\naws_secret_access_key = hush-hush\n";
+    std::fs::write(folder.join("credentials"), keys).unwrap();
+    let endpoint = store.endpoint();
+    let config = format!("[profile work]\nendpoint_url = {endpoint}\n[profile login]\nsso_session = me\n");
+    std::fs::write(folder.join("config"), config).unwrap();
+    let with = |profile: &str| vec![("HOME", home.path().display().to_string()), ("AWS_PROFILE", profile.to_owned())];
+    let said = check(with("work"), "s3://b/0.tar").await;
+    assert!(said.contains("s3://b/0.tar  tar") && !said.contains("hush-hush"), "{said}");
+    assert!(store.state.lock().unwrap().unsigned == 0);
+    let said = check(with("login"), "s3://b/0.tar").await;
+    assert!(said.contains("sso_session") && said.contains("export-credentials --profile login"), "{said}");
+    let said = check(with("nobody"), "s3://b/0.tar").await;
+    assert!(said.contains("AWS_PROFILE is nobody"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn google_and_azure_speak_their_own_ways() {
     let store =
         Store::start(&[("b/p/0.tar", shard("a", 2)), ("b/p/1.tar", shard("b", 2)), ("b/q.tar", shard("c", 1))]).await;
@@ -384,4 +406,54 @@ async fn later_passes_need_no_bytes_from_a_web_server_unless_it_tells_no_version
         let (samples, ..) = read(list(&[&server.url("/untold.tar")], &fetch), &fetch).await;
         assert!(samples.len() == 9 && server.bytes_sent() - before > 10_000);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_runs_share_a_cache_and_one_of_them_may_be_killed() {
+    let photos =
+        |i: usize| -> Bytes { std::fs::read(root().join(format!("shards/photos-{i:06}.tar"))).unwrap().into() };
+    let objects: Vec<Bytes> = (0..4).map(photos).collect();
+    let expected: BTreeSet<Vec<u8>> = objects.iter().map(|object| object.to_vec()).collect();
+    let server = Server::with(move |request| {
+        let number: usize = request.path[1..2].parse().unwrap();
+        let slowly = Some((32 << 10, Duration::from_millis(4)));
+        Reply { trickle: slowly, ..request.honest(&objects[number], Some("\"v\"")) }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let pipeline = small_pipeline(folder.path());
+    let settings = [
+        format!("stream.shards=[\"http://{}/{{0..3}}.tar\"]", server.address),
+        format!("fetch.cache={}", cache.display()),
+        "fetch.cache_gib=1.0".to_owned(),
+        "bank.capacity=300".to_owned(),
+        "train.batch_size=100".to_owned(),
+        "train.steps=9".to_owned(),
+    ];
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let files = |extension: &str| -> Vec<std::path::PathBuf> {
+        let all = glob::glob(&format!("{}/**/*.{extension}", cache.display())).unwrap();
+        all.map(Result::unwrap).collect()
+    };
+    tokio::task::block_in_place(|| {
+        let mut killed = start(&pipeline, &folder.path().join("killed"), &settings);
+        let mut other = start(&pipeline, &folder.path().join("other"), &settings);
+        while files("partial").is_empty() {
+            assert!(killed.try_wait().unwrap().is_none(), "the run has ended before it kept anything");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        assert!(other.wait().unwrap().success());
+
+        assert!(start(&pipeline, &folder.path().join("third"), &settings).wait().unwrap().success());
+        let before = server.bytes_sent();
+        assert!(start(&pipeline, &folder.path().join("fourth"), &settings).wait().unwrap().success());
+        let sent = server.bytes_sent() - before;
+        assert!(sent < 100, "{sent} bytes, though all shards are kept");
+    });
+    assert_eq!(files("partial"), Vec::<std::path::PathBuf>::new(), "what the killed run left is gone");
+    let kept: BTreeSet<Vec<u8>> = files("shard").iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert_eq!(kept, expected);
 }

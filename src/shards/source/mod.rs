@@ -15,6 +15,7 @@ mod local;
 mod lookup;
 mod objects;
 mod pipe;
+mod profile;
 mod race;
 mod ranges;
 mod remote;

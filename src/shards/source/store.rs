@@ -3,10 +3,11 @@
 //! In: such an address, and a range of bytes. Out: an [`Answer`] or a [`Refusal`], or a page of the keys below a prefix.
 //! `object_store` speaks the protocols and signs; it makes each request once, since retries are the caller's. Credentials come from
 //! the environment (`AWS_ACCESS_KEY_ID`, `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_KEY` and their
-//! like); where there are none, requests go unsigned, as `fetch.anonymous` decides. A refusal says which way was taken, never with what.
+//! like), or from a profile in `~/.aws` (`profile.rs`); where there are none, requests go unsigned, as `fetch.anonymous` decides. A refusal says which way was taken, never with what.
 
 use super::super::reason::{Reason, Trouble};
 use super::http;
+use super::profile::Profile;
 use super::remote::{Answer, Refusal, Remote};
 use crate::config::{Anonymous, FetchPlan};
 use futures_util::future::BoxFuture;
@@ -177,6 +178,15 @@ impl Bucket {
         use AmazonS3ConfigKey as Key;
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(&self.name).with_retry(once());
         let has = |builder: &AmazonS3Builder, key| builder.get_config_value(&key).is_some();
+        let has_credentials = |builder: &AmazonS3Builder| {
+            has(builder, Key::AccessKeyId)
+                || has(builder, Key::WebIdentityTokenFile)
+                || has(builder, Key::ContainerCredentialsRelativeUri)
+                || has(builder, Key::ContainerCredentialsFullUri)
+        };
+        if !has_credentials(&builder) && self.anonymous != Anonymous::Always {
+            builder = with_profile(builder)?;
+        }
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_config(Key::S3Endpoint, endpoint);
         }
@@ -189,12 +199,7 @@ impl Bucket {
                 Err(error) => tracing::debug!(bucket = self.name, error = causes(&error), "its region is not known"),
             }
         }
-        let is_signed = self.signs(|| {
-            has(&builder, Key::AccessKeyId)
-                || has(&builder, Key::WebIdentityTokenFile)
-                || has(&builder, Key::ContainerCredentialsRelativeUri)
-                || has(&builder, Key::ContainerCredentialsFullUri)
-        });
+        let is_signed = self.signs(|| has_credentials(&builder));
         let builder = builder.with_client_options(options).with_http_connector(Watching);
         let builder = if is_signed { builder } else { builder.with_skip_signature(true) };
         Ok(Opened::new(Arc::new(builder.build()?), self.signing(is_signed)))
@@ -246,8 +251,8 @@ impl Bucket {
 
     fn signing(&self, is_signed: bool) -> &'static str {
         match (is_signed, self.anonymous) {
-            (true, _) => "asked with the credentials of the environment",
-            (false, Anonymous::Auto) => "no credentials in the environment, asked anonymously",
+            (true, _) => "asked with the credentials of the environment, or of a profile",
+            (false, Anonymous::Auto) => "no credentials in the environment or in a profile, asked anonymously",
             (false, _) => "asked anonymously, as fetch.anonymous says",
         }
     }
@@ -267,6 +272,25 @@ impl Opened {
     fn new<S: ObjectStore + PaginatedListStore>(store: Arc<S>, signing: &'static str) -> Self {
         Self { objects: Arc::clone(&store) as _, lists: store, signing }
     }
+}
+
+/// With keys, region and endpoint of the profile in `~/.aws`, where the environment does not name them.
+fn with_profile(mut builder: AmazonS3Builder) -> object_store::Result<AmazonS3Builder> {
+    use AmazonS3ConfigKey as Key;
+    let refused = |what: String| object_store::Error::Generic { store: "S3", source: what.into() };
+    let Some(profile) = Profile::of_environment().map_err(refused)? else {
+        return Ok(builder);
+    };
+    for (key, setting) in [(Key::Region, "region"), (Key::Endpoint, "endpoint_url")] {
+        if let (None, Some(value)) = (builder.get_config_value(&key), profile.get(setting)) {
+            builder = builder.with_config(key, value);
+        }
+    }
+    if let Some((id, secret, token)) = profile.keys().map_err(refused)? {
+        builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+        builder = token.into_iter().fold(builder, AmazonS3Builder::with_token);
+    }
+    Ok(builder)
 }
 
 /// Each request is made once: whether and when it is made again is decided in one place for all kinds of servers.
