@@ -190,9 +190,6 @@ impl Decoder {
         if let Some(licences) = &self.licences {
             licences.judge(&sample.meta.shard, &sample.meta.key)?;
         }
-        if let Some(reason) = sample.known {
-            return Err(Trouble::new(reason, "as when it was read before").into());
-        }
         let mut clock = Clock::start(&self.counters);
         let kinds = [center.is_some().then_some(Kind::Center), train.is_some().then_some(Kind::Train)];
         let format = sniff(&sample.image)?;
@@ -243,6 +240,7 @@ impl Decoder {
         let eighths = if self.dct_scaling { jpeg::eighths_for(crops.clone(), self.size()) } else { 8 };
         let part = if self.cropping { jpeg::part_for(crops, eighths, self.size()) } else { None };
         clock.lap(Part::Header);
+        check_known(sample.known)?;
 
         let converted = header.components != 3;
         let buffer = std::mem::take(&mut scratch.rgb);
@@ -271,8 +269,7 @@ impl Decoder {
     }
 
     fn other_pixels(&self, sample: &RawSample, format: Format, kinds: Kinds) -> Result<Picture, Rejection> {
-        let other::Other { pixels, turn, converted } =
-            other::decode(&sample.image, format, self.max_pixels, &self.filter)?;
+        let other::Other { pixels, turn, converted } = other::decode(sample, format, self.max_pixels, &self.filter)?;
         let turn = self.turn(turn);
         let notes = Decoded {
             format,
@@ -311,6 +308,11 @@ impl Decoder {
         turn.transpose(target, size as usize);
         clock.lap(Part::Turn);
     }
+}
+
+/// Refuses an image that could not be decoded before: after all that its header and the settings decide.
+fn check_known(known: Option<Reason>) -> Result<(), Trouble> {
+    known.map_or(Ok(()), |reason| Err(Trouble::new(reason, "as when it was read before")))
 }
 
 /// Which of the two views.

@@ -87,7 +87,7 @@ pub(super) struct Point {
     /// The versions of the shards in which lanes stand, and of which samples wait, by their numbers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stamps: BTreeMap<usize, Stamp>,
-    /// Samples that shards have given which ended behind the point, by their numbers: of a cursor, not of a checkpoint.
+    /// Samples that portions have given which ended behind the point, by their numbers: of a cursor, not of a checkpoint.
     #[serde(skip)]
     pub ended: BTreeMap<usize, u64>,
     /// Samples that left in this pass.
@@ -192,7 +192,7 @@ impl Point {
         for event in Vec::from(events.clone()) {
             match event {
                 Event::Began(of, shard, stamp) if of == list => _ = point.stamps.insert(shard, stamp),
-                Event::Ended(of, shard, samples) if of == list => _ = point.ended.insert(shard, samples),
+                Event::Ended(of, portion, samples) if of == list => _ = point.ended.insert(portion, samples),
                 Event::Began(..) | Event::Ended(..) => {}
             }
         }

@@ -18,7 +18,6 @@ use crate::shards::index::{Index, Stamp};
 use crate::shards::sample::{Samples, Step};
 use crate::shards::source::Fetcher;
 use crate::shards::{Activity, Ending, Reading, Reason, ShardSample, ShardUrl, Trouble};
-use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -264,7 +263,7 @@ impl ReaderThread {
             if let Step::Sample(sample) = &mut step
                 && let Some(&reason) = spoilt.get(&sample.offset)
             {
-                (sample.known, sample.image) = (Some(reason), Bytes::new());
+                sample.known = Some(reason);
             }
             let is_ours = self.portion.takes(ordinal);
             match step {
@@ -289,11 +288,11 @@ impl ReaderThread {
         }
     }
 
-    /// Images of this version of the shard that an index knows to be of no use.
+    /// Images that an index knows to be of no use, where it is certain to be of this version of the shard.
     fn spoilt(&self) -> HashMap<u64, Reason> {
         let Some(index) = &self.shared.index else { return HashMap::new() };
         let known = index.shard(&self.reading.shard).ok().flatten();
-        let known = known.filter(|known| self.reading.stamp() == Some(&known.stamp));
+        let known = known.filter(|known| known.stamp.version.is_some() && self.reading.stamp() == Some(&known.stamp));
         known.map(|known| known.spoilt()).unwrap_or_default()
     }
 

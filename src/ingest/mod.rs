@@ -49,9 +49,9 @@ use std::sync::Arc;
 pub struct RawSample {
     /// Where it is from, and its name there.
     pub meta: SampleMeta,
-    /// The image file, undecoded; empty where `known` says why it cannot be used.
+    /// The image file, undecoded.
     pub image: Bytes,
-    /// Why it could not be used before, if the index of this version of its shard says so.
+    /// Why it could not be decoded before, if the index of this version of its shard says so.
     pub known: Option<Reason>,
     /// The position in the stream *after* this sample.
     pub cursor: Cursor,

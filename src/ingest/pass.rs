@@ -117,10 +117,10 @@ pub(super) struct Pass {
     met_passing: bool,
     /// Versions of the shards that gave samples, by number.
     stamps: BTreeMap<usize, Stamp>,
-    /// Samples of shards that ended before a restart, by number.
+    /// Samples of portions that ended before a restart, by number.
     ended: BTreeMap<usize, u64>,
-    /// What became of shards since this was last asked: those that began, with their versions, and those that ended, with how many
-    /// samples they gave.
+    /// Since this was last asked: shards that began, with their versions, and portions that ended, with how many samples they
+    /// gave.
     begun: Vec<(usize, Stamp)>,
     over: Vec<(usize, u64)>,
 }
@@ -294,7 +294,7 @@ impl Pass {
             let shard = lane.rest.shard;
             if lane.changed.is_some() {
                 // each of its samples that came before the restart is a gap, so that the draws stay the same
-                if self.ended.get(&shard).is_some_and(|&samples| lane.given() >= samples) {
+                if self.ended.get(&(lane.number as usize)).is_some_and(|&samples| lane.given() >= samples) {
                     self.end_changed(self.turn)?;
                     continue;
                 }
@@ -389,7 +389,7 @@ impl Pass {
         let lane = &mut self.lanes[index];
         if let Some(stamp) = lane.stamp() {
             self.stamps.insert(shard, stamp.clone());
-            self.over.push((shard, lane.given()));
+            self.over.push((lane.number as usize, lane.given()));
         }
         let reading = lane.reader.reading();
         let (offset, bytes) = match ending.verdict {

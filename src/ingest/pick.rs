@@ -1,7 +1,8 @@
 //! Single samples of a list, found by way of its index: only what is wanted is read.
 //!
 //! In: a list, its index, and the ids of samples. Out: those of them that the index knows and that are still there. A shard that is
-//! another one than was indexed gives nothing: whoever needs all of them reads the list. Memory: the images that are found.
+//! certain to be another one than was indexed gives nothing: whoever needs all of them reads the list. Memory: the images that are
+//! found.
 
 use super::lane::{Shared, fetch};
 use super::{Progress, RawSample, SampleMeta};

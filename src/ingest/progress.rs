@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 pub struct Progress {
     samples: AtomicU64,
     pass: AtomicU64,
-    /// Samples that left in the pass, and samples in it: 0 where nobody knows.
+    /// Samples that left in the pass.
     pass_left: AtomicU64,
-    pass_samples: AtomicU64,
+    /// A pass, and the samples in it, once that is known.
+    counted: Mutex<Option<(u64, u64)>>,
     shuffle_samples: AtomicU64,
     shuffle_bytes: AtomicU64,
     state: Mutex<State>,
@@ -50,10 +51,12 @@ impl Progress {
         self.pass.load(Ordering::Relaxed)
     }
 
-    /// How much of the pass has been given, where it is known how many samples the pass has.
-    pub fn pass_share(&self) -> Option<f64> {
-        let (left, samples) = (self.pass_left.load(Ordering::Relaxed), self.pass_samples.load(Ordering::Relaxed));
-        (samples > 0).then(|| (left as f64 / samples as f64).min(1.0))
+    /// How much of this pass has been given, while the stream is in it, and where it is known how many samples it has.
+    pub fn share_of(&self, pass: u64) -> Option<f64> {
+        let left = self.pass_left.load(Ordering::Relaxed);
+        let counted = *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, samples) = counted.filter(|(counted, samples)| *counted == pass && *samples > 0)?;
+        (self.pass() == pass).then(|| (left as f64 / samples as f64).min(1.0))
     }
 
     /// Bytes that came from files and servers.
@@ -135,9 +138,9 @@ impl Progress {
         self.shuffle_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Says how many samples the pass has, if that is known.
-    pub(super) fn pass_has(&self, samples: Option<u64>) {
-        self.pass_samples.store(samples.unwrap_or(0), Ordering::Relaxed);
+    /// Says how many samples a pass has.
+    pub(super) fn pass_has(&self, pass: u64, samples: u64) {
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some((pass, samples));
     }
 
     /// A sample left: so many left in its pass before.

@@ -310,17 +310,18 @@ impl Running {
     /// Looks up, beside the stream, how many samples the pass has. Lists that are mixed have passes of their own, one that is
     /// followed grows, and ranks share.
     fn count_pass(&self) {
-        self.opening.progress.pass_has(None);
         let [source] = self.sources.as_slice() else { return };
         let (Some(collector), false) = (self.opening.ledger.index(), source.rules.follows) else { return };
         if self.opening.share != Share::whole() || source.pass.is_remainder() {
             return;
         }
         let (index, progress) = (collector.index().clone(), Arc::clone(&self.opening.progress));
-        let shards = source.pass.shards.clone();
+        let (pass, shards) = (source.pass.number, source.pass.shards.clone());
         tokio::task::spawn_blocking(move || {
             let samples = shards.iter().map(|shard| index.samples(shard.name()).ok().flatten());
-            progress.pass_has(samples.sum::<Option<u64>>().filter(|samples| *samples > 0));
+            if let Some(samples) = samples.sum() {
+                progress.pass_has(pass, samples);
+            }
         });
     }
 

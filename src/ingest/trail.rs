@@ -27,13 +27,13 @@ pub(super) type Trail = Since<u32>;
 /// What became of shards.
 pub(super) type Shards = Since<Event>;
 
-/// What became of one shard, given by the number of its list and its own in that.
+/// What became of one shard, given by the number of its list and its own in that; or of a portion, by its own in the order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Event {
     /// It gave its first sample, and is of this version.
     Began(usize, usize, Stamp),
-    /// It ended after so many samples, those before the checkpoint included.
+    /// The portion ended after so many samples, those before the checkpoint included.
     Ended(usize, usize, u64),
 }
 

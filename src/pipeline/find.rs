@@ -34,7 +34,9 @@ pub fn thumbnails(
         let mut found = HashMap::new();
         let mut missing = wanted.clone();
         let mut take = |sample: &RawSample| {
-            missing.remove(&sample.meta.id);
+            if !missing.remove(&sample.meta.id) {
+                return Ok(missing.is_empty());
+            }
             if let Some(image) = thumbnail(&decoder, sample, side)? {
                 found.insert(sample.meta.id, (sample.meta.clone(), image));
             }
@@ -48,9 +50,7 @@ pub fn thumbnails(
         let mut samples = std::pin::pin!(samples);
         while !is_complete && let Some(sample) = samples.next().await {
             let sample = sample?;
-            if wanted.contains(&sample.meta.id) {
-                is_complete = take(&sample)?;
-            }
+            is_complete = take(&sample)?;
         }
         Ok(found)
     })

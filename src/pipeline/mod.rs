@@ -281,7 +281,7 @@ impl Run<'_> {
         }
         let (mut record, labels) =
             self.trainer.close_interval(by_name(&self.ledger.losses()), by_name(&self.standing.filtered))?;
-        record.pass_share = self.feed.progress().pass_share();
+        record.pass_share = self.feed.progress().share_of(record.pass);
         let step = record.step;
         self.observer.record(&Record::Step(record))?;
         let Some(collapse) = self.collapse.labels(labels.iter().map(|label| *label as u32)) else { return Ok(()) };

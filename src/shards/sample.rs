@@ -32,7 +32,7 @@ pub struct ShardSample {
     pub class: Option<i64>,
     /// What was odd about it.
     pub notices: Vec<Notice>,
-    /// Why its image could not be used before, where somebody who reads it knows that from an index.
+    /// Why its image could not be decoded before, where somebody who reads it knows that from an index.
     pub known: Option<Reason>,
 }
 

@@ -108,12 +108,11 @@ impl RowVerdict {
         }
     }
 
-    /// Why the image could not be used, where that is a matter of its bytes alone: not of settings, or of a server.
+    /// Why the image could not be decoded, if that was the trouble: what is told by its first bytes, or by settings, costs
+    /// nothing to find again.
     fn is_spoilt(self) -> Option<Reason> {
         match self {
-            Self::Lost(
-                reason @ (Reason::DecodeFailed | Reason::UnsupportedFormat | Reason::NotAnImage | Reason::EmptyImage),
-            ) => Some(reason),
+            Self::Lost(reason @ Reason::DecodeFailed) => Some(reason),
             Self::Usable | Self::Lost(_) | Self::Filtered(_) => None,
         }
     }
@@ -168,7 +167,7 @@ pub struct ShardIndex {
 }
 
 impl ShardIndex {
-    /// Images that cannot be used whatever the settings are, by the offsets of their samples, and why.
+    /// Images that cannot be decoded, by the offsets of their samples, and why.
     pub fn spoilt(&self) -> HashMap<u64, Reason> {
         self.rows.iter().filter_map(|row| Some((row.offset, row.verdict.is_spoilt()?))).collect()
     }
