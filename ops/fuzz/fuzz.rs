@@ -3,41 +3,31 @@
 //! `fuzz SECONDS FINDINGS [--seed N] FILE...` takes as its corpus the files, and the members of those that are tars. It
 //! mutates without looking at coverage: flips, numbers that hurt, blocks moved, cut, doubled and spliced; in half of the tars it sets the
 //! checksums right again, so that what lies behind them is reached. A tar is judged by the strict reading of
-//! `tests/strict.rs`, a picture by the limits of the decoder. The input at hand lies in `FINDINGS/current`, and so is there
+//! `tests/strict.rs`, a picture by the limits of the decoder (`judge.rs`). The input at hand lies in `FINDINGS/current`, and so is there
 //! when the process is ended by a signal, by the limit of its memory, or by its own watch over single inputs that take too
 //! long. A complaint or a panic that escapes is stored as `FINDINGS/tar-N` or `picture-N`, and ends it with code 1 at the end.
 
 #![allow(clippy::print_stdout)] // its findings are its output
+#[path = "judge.rs"]
+mod judge;
 #[path = "../../tests/strict.rs"]
 mod strict;
 
-use bytes::Bytes;
+use judge::{Judge, Outcome};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use shoal::config::{FetchPlan, StreamPlan, ViewsPlan};
-use shoal::decode::Decoder;
-use shoal::ingest::{RawSample, SampleMeta};
-use shoal::shards::archive::{Archive, Verdict};
-use shoal::shards::sample::{Samples, Step};
-use shoal::shards::source::Fetcher;
-use shoal::shards::{Reading, Reason, Rejection, SampleId, ShardList, ShardUrl};
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use strict::Strict;
-
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Bytes of address space beyond what the program takes at its start.
 const ROOM: u64 = 512 << 20;
-const MEGAPIXELS: f64 = 4.0;
-const LARGEST_MEMBER: u64 = 1 << 20;
 const LONGEST_INPUT: usize = 256 << 10;
-const SIDE: usize = 32;
 const TOO_LONG: Duration = Duration::from_secs(20);
 
 fn main() -> Result<()> {
@@ -113,9 +103,7 @@ struct Fuzzer {
     findings: PathBuf,
     random: ChaCha8Rng,
     tar: PathBuf,
-    url: ShardUrl,
-    fetcher: Arc<Fetcher>,
-    decoder: Decoder,
+    judge: Judge,
     watch: Arc<AtomicU64>,
     tars: u64,
     pictures: u64,
@@ -123,29 +111,19 @@ struct Fuzzer {
     caught: u64,
     found: u64,
     slowest: Duration,
-    _runtime: tokio::runtime::Runtime,
 }
 
 impl Fuzzer {
     fn new(findings: PathBuf, seed: u64) -> Result<Self> {
         let tar = findings.join("current");
-        std::fs::write(&tar, "")?;
-        let list = ShardList::parse(&[tar.display().to_string()])?;
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let fetcher = {
-            let _inside = runtime.enter();
-            Fetcher::new(&list.shards, &FetchPlan::default())?
-        };
-        let views = ViewsPlan { size: SIDE as u32, resize: 36, ..ViewsPlan::default() };
+        let judge = Judge::new(&tar)?;
         let watch = Arc::new(AtomicU64::new(0));
         watch_over(Arc::clone(&watch));
         Ok(Self {
             findings,
             random: ChaCha8Rng::seed_from_u64(seed),
             tar,
-            url: list.shards[0].clone(),
-            fetcher,
-            decoder: Decoder::new(&views, &StreamPlan { max_megapixels: MEGAPIXELS, ..StreamPlan::default() }),
+            judge,
             watch,
             tars: 0,
             pictures: 0,
@@ -153,7 +131,6 @@ impl Fuzzer {
             caught: 0,
             found: 0,
             slowest: Duration::ZERO,
-            _runtime: runtime,
         })
     }
 
@@ -179,7 +156,7 @@ impl Fuzzer {
         self.watch.fetch_add(1, Ordering::SeqCst);
         let started = Instant::now();
         let outcome =
-            catch_unwind(AssertUnwindSafe(|| if is_tar { self.read_tar(&input) } else { self.decode(&input) }));
+            catch_unwind(AssertUnwindSafe(|| if is_tar { self.judge.read_tar(&input) } else { self.decode(&input) }));
         self.slowest = self.slowest.max(started.elapsed());
         if is_tar {
             self.tars += 1;
@@ -197,59 +174,14 @@ impl Fuzzer {
         Ok(())
     }
 
-    /// What is wrong with the way a tar was read.
-    fn read_tar(&mut self, tar: &[u8]) -> Option<String> {
-        let strict = Strict::read(tar);
-        let reading = Reading::new(Arc::clone(self.url.name()));
-        let mut samples = match Archive::open(&self.url, &self.fetcher, &reading) {
-            Ok(archive) => Samples::new(archive, LARGEST_MEMBER),
-            Err(_) if strict.is_whole => return Some("a whole tar was refused".to_owned()),
-            Err(_) => return None,
-        };
-        let mut is_quiet = true;
-        let mut offsets = Vec::new();
-        for _ in 0..tar.len() {
-            match samples.step() {
-                Step::Sample(sample) => offsets.push(sample.offset as usize),
-                Step::Lost(lost) => {
-                    let of_the_contents = [Reason::NoImage, Reason::EmptyShard, Reason::MemberTooLarge];
-                    is_quiet &= of_the_contents.contains(&lost.trouble.reason);
-                    if lost.key.is_some() && of_the_contents.contains(&lost.trouble.reason) {
-                        offsets.push(lost.offset as usize);
-                    }
-                }
-                Step::End(ending) => {
-                    is_quiet &= ending.verdict == Verdict::Complete;
-                    let certain: Vec<usize> = strict.samples(tar).iter().map(|sample| sample.offset).collect();
-                    if is_quiet != strict.is_whole {
-                        return Some(format!("said nothing: {is_quiet}, is whole: {}", strict.is_whole));
-                    }
-                    return (!offsets.starts_with(&certain))
-                        .then(|| format!("samples at {offsets:?}, not {certain:?}"));
-                }
-            }
-        }
-        Some("no end".to_owned())
-    }
-
-    /// What is wrong with the way a picture was decoded.
     fn decode(&mut self, picture: &[u8]) -> Option<String> {
-        let meta =
-            SampleMeta { id: SampleId(1), key: String::new(), shard: Arc::from(""), offset: 0, pass: 0, class: None };
-        let sample = RawSample::new(meta, Bytes::copy_from_slice(picture));
-        let (mut center, mut train) = ([0; SIDE * SIDE * 3], [0; SIDE * SIDE * 3]);
-        match self.decoder.decode_into(&sample, Some(&mut center), Some(&mut train)) {
-            Ok(decoded) => {
-                self.decoded += 1;
-                let pixels = f64::from(decoded.size.0) * f64::from(decoded.size.1);
-                (pixels > MEGAPIXELS * 1e6).then(|| format!("{decoded:?} is over the limit"))
-            }
-            Err(rejection) => {
-                let is_panic = matches!(rejection, Rejection::Lost(trouble) if trouble.detail.contains("panicked"));
-                self.caught += u64::from(is_panic);
-                None
-            }
+        match self.judge.decode(picture) {
+            Outcome::Decoded => self.decoded += 1,
+            Outcome::Caught => self.caught += 1,
+            Outcome::Refused => {}
+            Outcome::Wrong(what) => return Some(what),
         }
+        None
     }
 
     fn summary(&self) -> String {

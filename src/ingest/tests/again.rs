@@ -95,17 +95,21 @@ fn a_shard_rewritten_between_stop_and_restart_is_not_gone_on_with() {
             let rest = block_on(take_passes(resume(&text), 0));
 
             let case = format!("{order:?}, shuffle {shuffle}, after {at}");
-            assert!(rest.iter().all(|sample| !sample.meta.key.starts_with("new/")), "{case}: of another version");
+            // where samples come as they arrive the shard may not have begun: then it is read as it is by now, all of it
+            let of_new = rest.iter().filter(|sample| sample.meta.key.starts_with("new/")).count();
+            let may_be_new = order == Order::Arrival && of_changed(&first) == 0;
+            assert!(of_new == 0 || (may_be_new && of_new == 60), "{case}: {of_new} of another version");
             assert_eq!(of_changed(&rest), 0, "{case}: what waited is gone with its shard");
             let kept = |samples: &[RawSample]| {
-                let kept = samples.iter().filter(|sample| !sample.meta.key.starts_with("s1/")).cloned();
+                let of_others = |key: &str| !key.starts_with("s1/") && !key.starts_with("new/");
+                let kept = samples.iter().filter(|sample| of_others(&sample.meta.key)).cloned();
                 kept.collect::<Vec<_>>()
             };
             let all = [kept(&first), kept(&rest)].concat();
             let others: Vec<String> =
                 keys_of(&[12, 12, 12]).into_iter().filter(|key| !key.starts_with("s1/")).collect();
             assert_eq!(sorted_keys(&all), others, "{case}: of the others each once");
-            if of_changed(&first) < 12 {
+            if of_changed(&first) < 12 && of_new == 0 {
                 assert!(
                     ledger_after.losses().contains_key(&Reason::ShardChanged),
                     "{case}: {:?}",
