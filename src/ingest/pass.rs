@@ -17,7 +17,7 @@ use super::lane::{Lane, Shared};
 use super::share::{Portion, Share, deal, shared};
 use super::shuffle::permutation;
 use super::stream::Passes;
-use super::trail::{Event, Log};
+use super::trail::Log;
 use crate::config::{Order, StreamPlan};
 use crate::error::Result;
 use crate::shards::index::{Row, Stamp};
@@ -218,16 +218,6 @@ impl Pass {
         }
     }
 
-    /// The versions of the shards that are read on, or again, after a restart.
-    fn stamps_in_use(&self) -> BTreeMap<usize, Stamp> {
-        let begun = self.order[self.taken..].iter().filter(|portion| portion.offset > 0).map(|portion| portion.shard);
-        let waiting = self.buffer.shards().chain(begun);
-        let known = waiting.filter_map(|shard| Some((shard, self.stamps.get(&shard)?)));
-        let given = self.lanes.iter().filter(|lane| lane.rest.offset > 0 || lane.version_before.is_some());
-        let open = given.filter_map(|lane| Some((lane.rest.shard, lane.stamp()?)));
-        known.chain(open).map(|(shard, stamp)| (shard, stamp.clone())).collect()
-    }
-
     /// Whether it is what other ranks had left of a pass.
     pub(super) fn is_remainder(&self) -> bool {
         self.is_own_order && !self.rules.follows
@@ -318,31 +308,6 @@ impl Pass {
             }
         }
         Ok(None)
-    }
-
-    /// Ends the lanes whose shards are other ones than before a restart.
-    pub(super) fn end_all_changed(&mut self) -> Result<()> {
-        while let Some(index) = self.lanes.iter().position(|lane| lane.changed.is_some()) {
-            self.end_changed(index)?;
-        }
-        Ok(())
-    }
-
-    fn end_changed(&mut self, index: usize) -> Result<()> {
-        let lane = &mut self.lanes[index];
-        let shard = lane.rest.shard;
-        match lane.changed.take() {
-            Some(ending) => self.end_lane(index, shard, ending),
-            None => Ok(()),
-        }
-    }
-
-    /// What became of shards since this was last asked.
-    pub(super) fn take_events(&mut self, list: usize) -> impl Iterator<Item = Event> + use<> {
-        let begun = std::mem::take(&mut self.begun).into_iter();
-        let over = std::mem::take(&mut self.over).into_iter();
-        let begun = begun.map(move |(shard, stamp)| Event::Began(list, shard, stamp));
-        begun.chain(over.map(move |(shard, samples)| Event::Ended(list, shard, samples)))
     }
 
     /// Accounts for a step of a lane; gives the sample, where it is one.

@@ -32,8 +32,7 @@ pub struct HostBuffer {
 impl HostBuffer {
     /// Allocates `len` bytes of zeros; `pinned` memory can be uploaded without blocking, and needs CUDA.
     pub fn new(len: usize, pinned: bool) -> Result<Self> {
-        let bytes =
-            if pinned { pinned_zeros(len)? } else { Tensor::f_zeros([len as i64], (Kind::Uint8, Device::Cpu))? };
+        let bytes = if pinned { pinned_zeros(len)? } else { zeros(len)? };
         Ok(Self { bytes })
     }
 
@@ -63,6 +62,23 @@ impl HostBuffer {
         Ok(self.bytes.f_narrow(0, 0, len)?.f_view(shape)?)
     }
 }
+
+/// Ordinary memory, in large pages where the system gives them on request: batches are written all over.
+fn zeros(len: usize) -> Result<Tensor> {
+    let mut bytes = Tensor::f_empty([len as i64], (Kind::Uint8, Device::Cpu))?;
+    let first = (bytes.data_ptr() as usize).next_multiple_of(LARGE_PAGE);
+    let rest = (bytes.data_ptr() as usize + len).saturating_sub(first) / LARGE_PAGE * LARGE_PAGE;
+    if rest > 0 {
+        // SAFETY: the pages lie within memory that the tensor owns, and the advice changes nothing of what is read there.
+        // It is no more than that: without large pages all is as before.
+        let _ = unsafe { rustix::mm::madvise(first as *mut c_void, rest, rustix::mm::Advice::LinuxHugepage) };
+    }
+    let _ = bytes.f_zero_()?;
+    Ok(bytes)
+}
+
+/// Bytes of a large page on x86-64.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// Page-locked memory from libtorch's own allocator of it, which keeps what is given back for the next one.
 ///

@@ -1,14 +1,18 @@
-//! The shuffle buffer after a restart: the samples that waited are read again, each shard once, wherever they lie in it.
+//! What a restart needs of a pass, and what it makes of it: the samples that waited are read again, each shard once, wherever they
+//! lie in it, and of the versions that were read before.
 //!
-//! A sample that is gone for good is lost and leaves a gap, so that the draws stay the same. One that cannot be read at the moment
-//! is an error: the run had it, and starting again later brings it back.
+//! A sample that is gone for good is lost and leaves a gap, so that the draws stay the same; so does each sample that a shard gave
+//! which is another one by now. One that cannot be read at the moment is an error: the run had it, and starting again later brings
+//! it back.
 
 use super::super::buffer::{Buffer, Waiter};
 use super::super::cursor::Place;
 use super::super::lane::fetch;
+use super::super::trail::Event;
 use super::Pass;
 use crate::error::{Error, Result};
 use crate::shards::Trouble;
+use crate::shards::index::Stamp;
 use crate::shards::sample::Lost;
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, HashMap};
@@ -48,6 +52,41 @@ impl Pass {
             });
         }
         Ok(waiting.into_iter().collect())
+    }
+
+    /// The versions of the shards that are read on, or again, after a restart.
+    pub(super) fn stamps_in_use(&self) -> BTreeMap<usize, Stamp> {
+        let begun = self.order[self.taken..].iter().filter(|portion| portion.offset > 0).map(|portion| portion.shard);
+        let waiting = self.buffer.shards().chain(begun);
+        let known = waiting.filter_map(|shard| Some((shard, self.stamps.get(&shard)?)));
+        let given = self.lanes.iter().filter(|lane| lane.rest.offset > 0 || lane.version_before.is_some());
+        let open = given.filter_map(|lane| Some((lane.rest.shard, lane.stamp()?)));
+        known.chain(open).map(|(shard, stamp)| (shard, stamp.clone())).collect()
+    }
+
+    /// Ends the lanes whose shards are other ones than before a restart.
+    pub(in crate::ingest) fn end_all_changed(&mut self) -> Result<()> {
+        while let Some(index) = self.lanes.iter().position(|lane| lane.changed.is_some()) {
+            self.end_changed(index)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end_changed(&mut self, index: usize) -> Result<()> {
+        let lane = &mut self.lanes[index];
+        let shard = lane.rest.shard;
+        match lane.changed.take() {
+            Some(ending) => self.end_lane(index, shard, ending),
+            None => Ok(()),
+        }
+    }
+
+    /// What became of shards since this was last asked.
+    pub(in crate::ingest) fn take_events(&mut self, list: usize) -> impl Iterator<Item = Event> + use<> {
+        let begun = std::mem::take(&mut self.begun).into_iter();
+        let over = std::mem::take(&mut self.over).into_iter();
+        let begun = begun.map(move |(shard, stamp)| Event::Began(list, shard, stamp));
+        begun.chain(over.map(move |(shard, samples)| Event::Ended(list, shard, samples)))
     }
 
     /// What the run had already cannot be read at the moment.

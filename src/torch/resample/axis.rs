@@ -26,37 +26,18 @@ impl Axis {
         let scale = span.extent / size as f64;
         let support = scale.max(1.0);
         self.taps = ((2.0 * support).ceil() as usize).min(length);
+        let last = length - self.taps;
         self.first.clear();
         self.weights.clear();
-        let last = length - self.taps;
-        for place in 0..size {
+        self.weights.resize(size * self.taps, 0);
+        self.exact.resize(self.taps, 0.0);
+        let slope = 1.0 / support;
+        for (place, weights) in self.weights.chunks_exact_mut(self.taps).enumerate() {
             let place = if span.backwards { size - 1 - place } else { place };
             let center = span.start + (place as f64 + 0.5) * scale;
             let first = ((center - support + 0.5).max(0.0) as usize).min(last);
             self.first.push(first as u32);
-            self.weigh(first, center, 1.0 / support);
-        }
-    }
-
-    fn weigh(&mut self, first: usize, center: f64, slope: f64) {
-        let pixels = (first..first + self.taps).map(|pixel| pixel as f64 + 0.5);
-        self.exact.clear();
-        self.exact.extend(pixels.map(|pixel| (1.0 - (pixel - center).abs() * slope).max(0.0)));
-        let sum: f64 = self.exact.iter().sum();
-        // none where the span lies beyond the picture: then its nearest pixel is shown
-        let unit = if sum > 0.0 { ONE / sum } else { 0.0 };
-        let (mut whole, mut before) = (0.5, 0);
-        for exact in &self.exact {
-            whole += exact * unit;
-            let here = whole as i32;
-            // a single pixel cannot have all of the weight: 2^-15 less is no different after rounding
-            self.weights.push((here - before).min(i32::from(i16::MAX)) as i16);
-            before = here;
-        }
-        if sum == 0.0 {
-            let nearest = if center < first as f64 { 0 } else { self.taps - 1 };
-            let at = self.weights.len() - self.taps + nearest;
-            self.weights[at] = i16::MAX;
+            weigh(center - first as f64, slope, &mut self.exact, weights);
         }
     }
 
@@ -84,5 +65,32 @@ impl Axis {
     pub(super) fn used(&self) -> (usize, usize) {
         let ends = [self.first.first(), self.first.last()].map(|end| end.map_or(0, |&end| end as usize));
         (ends[0].min(ends[1]), ends[0].max(ends[1]) + self.taps)
+    }
+}
+
+/// Weights of neighbouring pixels, the first at 0, under a triangle around `center` that falls by `slope` for each pixel; `exact` is
+/// room as long as they are.
+fn weigh(center: f64, slope: f64, exact: &mut [f64], weights: &mut [i16]) {
+    let mut sum = 0.0;
+    let mut middle = 0.5 - center;
+    for exact in exact.iter_mut() {
+        *exact = (1.0 - middle.abs() * slope).max(0.0);
+        sum += *exact;
+        middle += 1.0;
+    }
+    if sum == 0.0 {
+        // a span beyond the picture shows its nearest pixel
+        let nearest = if center < 0.0 { 0 } else { weights.len() - 1 };
+        weights[nearest] = i16::MAX;
+        return;
+    }
+    let unit = ONE / sum;
+    let (mut whole, mut before) = (0.5, 0);
+    for (exact, weight) in exact.iter().zip(weights) {
+        whole += exact * unit;
+        let here = whole as i32;
+        // a single pixel cannot have all of the weight: 2^-15 less is no different after rounding
+        *weight = (here - before).min(i32::from(i16::MAX)) as i16;
+        before = here;
     }
 }
