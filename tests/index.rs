@@ -1,6 +1,6 @@
 //! What a run learnt of its samples is used: by its later passes, by whoever wants single samples, and to say how far a pass is.
 
-use crate::run::{binary, records, root, shoal, small_pipeline, steps};
+use crate::run::{pretrain, records, root, shoal, small_pipeline, steps};
 use crate::server::{Answer, Server};
 use serde_json::Value;
 use std::io::Read;
@@ -32,20 +32,10 @@ fn write_shards(folder: &Path) -> String {
     format!("stream.shards=[\"{}/{{0..1}}.tar\"]", folder.display())
 }
 
-fn pretrain(folder: &Path, run: &Path, settings: &[&str]) {
-    let pipeline = small_pipeline(folder);
-    let more = ["bank.capacity=32", "cluster.every_steps=100", "train.batch_size=8", "train.steps=24"];
-    let settings = more.iter().chain(settings).flat_map(|setting| ["--set", setting]);
-    let done = std::process::Command::new(binary())
-        .current_dir(root())
-        .args(["pretrain", "--no-bar"])
-        .arg(pipeline)
-        .arg("--run")
-        .arg(run)
-        .args(settings)
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+/// A short run with these settings besides.
+fn run_small(folder: &Path, run: &Path, settings: &[&str]) {
+    let all = ["bank.capacity=32", "cluster.every_steps=100", "train.batch_size=8", "train.steps=24"];
+    pretrain(&small_pipeline(folder), run, &[&all[..], settings].concat());
 }
 
 #[test]
@@ -53,8 +43,8 @@ fn an_image_that_cannot_be_decoded_is_not_tried_again_and_nothing_moves_for_that
     let folder = tempfile::tempdir().unwrap();
     let shards = write_shards(folder.path());
     let (with, without) = (folder.path().join("with"), folder.path().join("without"));
-    pretrain(folder.path(), &with, &[&shards]);
-    pretrain(folder.path(), &without, &[&shards, "stream.index=off"]);
+    run_small(folder.path(), &with, &[&shards]);
+    run_small(folder.path(), &without, &[&shards, "stream.index=off"]);
     assert_eq!(steps(&with), steps(&without), "the same losses and ids to the last bit");
 
     let losses = |run: &Path| -> Vec<Value> {
@@ -101,7 +91,7 @@ async fn pictures_of_clusters_are_drawn_from_what_they_show_alone() {
     };
     let list = format!("stream.shards=[\"http://{}/{{0..7}}.tar\"]", server.address);
     tokio::task::block_in_place(|| {
-        pretrain(folder.path(), &run, &[&list, "train.steps=8", "train.batch_size=300", "bank.capacity=300"]);
+        run_small(folder.path(), &run, &[&list, "train.steps=8", "train.batch_size=300", "bank.capacity=300"]);
         let before = server.bytes_sent();
         let by_index = sheet("by-index.png");
         let sent = server.bytes_sent() - before;

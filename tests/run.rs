@@ -78,6 +78,21 @@ pub fn start(pipeline: &Path, run: &Path, more: &[&str]) -> Child {
         .expect("the program starts")
 }
 
+/// Runs `shoal pretrain` to its end, with settings such as `train.steps=9`.
+pub fn pretrain(pipeline: &Path, run: &Path, settings: &[impl AsRef<str>]) {
+    let settings = settings.iter().flat_map(|setting| ["--set", setting.as_ref()]);
+    let done = std::process::Command::new(binary())
+        .current_dir(root())
+        .args(["pretrain", "--no-bar"])
+        .arg(pipeline)
+        .arg("--run")
+        .arg(run)
+        .args(settings)
+        .output()
+        .expect("the program starts");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// The records of one kind in `metrics.jsonl`, as they stand. A line in flight is left out.
 pub fn records(run: &Path, kind: &str) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! A miniature of YFCC100M in the layouts that it is met in: real photographs, names as they are there, licences, attribution.
 
-use crate::run::{binary, root, shoal, small_pipeline, steps};
+use crate::run::{pretrain, root, shoal, small_pipeline, steps};
 use futures_util::StreamExt;
 use shoal::config::{FetchPlan, FilterPlan, MetadataKey, StreamPlan};
 use shoal::decode::Decoder;
@@ -284,21 +284,6 @@ fn a_table_is_made_anew_when_the_metadata_change() {
 fn credited(text: &str) -> BTreeSet<u64> {
     let lines = text.lines().skip(1);
     lines.map(|line| line.split('\t').nth(1).unwrap().parse().unwrap()).collect()
-}
-
-/// Runs to its end.
-fn pretrain(pipeline: &Path, run: &Path, settings: &[String]) {
-    let more: Vec<String> = settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]).collect();
-    let done = std::process::Command::new(binary())
-        .current_dir(root())
-        .args(["pretrain", "--no-bar"])
-        .arg(pipeline)
-        .arg("--run")
-        .arg(run)
-        .args(&more)
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 #[test]

@@ -104,7 +104,7 @@ pub struct Archive {
 enum Walk {
     Tar(Box<Tar>),
     Zip(Box<Zip>),
-    Folder(Folder),
+    Folder(Box<Folder>),
 }
 
 /// The same call for every kind of archive.
@@ -125,7 +125,7 @@ impl Archive {
     /// Why it cannot be read at all.
     pub fn open(url: &ShardUrl, fetcher: &Arc<Fetcher>, reading: &Arc<Reading>) -> Result<Self, Trouble> {
         if let Some(folder) = url.folder() {
-            return Ok(Self { walk: Walk::Folder(Folder::open(folder, fetcher, reading)?) });
+            return Ok(Self { walk: Walk::Folder(Box::new(Folder::open(folder, fetcher, reading)?)) });
         }
         let mut input = Input::open(Source::open(url, fetcher, reading)?)?;
         let mut first = Vec::new();

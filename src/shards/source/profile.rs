@@ -11,6 +11,14 @@ use std::path::{Path, PathBuf};
 /// How keys of a profile are fetched that shoal does not fetch.
 const FETCHED: [&str; 5] = ["sso_session", "sso_start_url", "role_arn", "credential_process", "credential_source"];
 
+/// What requests are signed with.
+#[derive(PartialEq, Eq)]
+pub(super) struct Keys<'a> {
+    pub(super) id: &'a str,
+    pub(super) secret: &'a str,
+    pub(super) session_token: Option<&'a str>,
+}
+
 /// What a profile says.
 #[derive(Default, PartialEq, Eq)]
 pub(super) struct Profile {
@@ -58,13 +66,13 @@ impl Profile {
         self.settings.get(key).map(String::as_str)
     }
 
-    /// Key, secret and session token; none where the profile has no keys at all.
+    /// Its keys; none where the profile has none at all.
     ///
     /// # Errors
     /// They would have to be fetched.
-    pub(super) fn keys(&self) -> Result<Option<(&str, &str, Option<&str>)>, String> {
+    pub(super) fn keys(&self) -> Result<Option<Keys<'_>>, String> {
         if let (Some(id), Some(secret)) = (self.get("aws_access_key_id"), self.get("aws_secret_access_key")) {
-            return Ok(Some((id, secret, self.get("aws_session_token"))));
+            return Ok(Some(Keys { id, secret, session_token: self.get("aws_session_token") }));
         }
         match FETCHED.into_iter().find(|key| self.settings.contains_key(*key)) {
             Some(key) => Err(format!(
@@ -120,10 +128,10 @@ mod tests {
     #[test]
     fn a_profile_has_what_both_files_say_of_it() {
         let default = find(None).unwrap().unwrap();
-        assert!(default.keys() == Ok(Some(("ID", "a/b+c==", None))));
+        assert!(default.keys() == Ok(Some(Keys { id: "ID", secret: "a/b+c==", session_token: None })));
         assert_eq!((default.get("region"), default.get("endpoint_url")), (Some("eu-central-1"), None));
         let work = find(Some("work")).unwrap().unwrap();
-        assert!(work.keys() == Ok(Some(("WORK", "W", Some("T")))));
+        assert!(work.keys() == Ok(Some(Keys { id: "WORK", secret: "W", session_token: Some("T") })));
         assert_eq!((work.get("region"), work.get("endpoint_url")), (Some("us-west-2"), Some("http://127.0.0.1:9000")));
     }
 

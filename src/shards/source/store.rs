@@ -7,7 +7,7 @@
 
 use super::super::reason::{Reason, Trouble};
 use super::http;
-use super::profile::Profile;
+use super::profile::{Keys, Profile};
 use super::remote::{Answer, Refusal, Remote};
 use crate::config::{Anonymous, FetchPlan};
 use futures_util::future::BoxFuture;
@@ -286,9 +286,9 @@ fn with_profile(mut builder: AmazonS3Builder) -> object_store::Result<AmazonS3Bu
             builder = builder.with_config(key, value);
         }
     }
-    if let Some((id, secret, token)) = profile.keys().map_err(refused)? {
+    if let Some(Keys { id, secret, session_token }) = profile.keys().map_err(refused)? {
         builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-        builder = token.into_iter().fold(builder, AmazonS3Builder::with_token);
+        builder = session_token.into_iter().fold(builder, AmazonS3Builder::with_token);
     }
     Ok(builder)
 }
