@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_followed_is_refused_with_the_way_out() {
-        let refused = find(Some("sso")).unwrap().unwrap().keys().unwrap_err();
+        let refused = find(Some("sso")).unwrap().unwrap().keys().err().unwrap();
         assert!(refused.contains("sso_session") && refused.contains("export-credentials --profile sso"), "{refused}");
         let missing = find(Some("none")).err().unwrap();
         assert!(missing.contains("AWS_PROFILE is none"), "{missing}");
