@@ -156,7 +156,7 @@ impl Fuzzer {
         self.watch.fetch_add(1, Ordering::SeqCst);
         let started = Instant::now();
         let outcome =
-            catch_unwind(AssertUnwindSafe(|| if is_tar { self.judge.read_tar(&input) } else { self.decode(&input) }));
+            catch_unwind(AssertUnwindSafe(|| if is_tar { self.judge.read(&input) } else { self.decode(&input) }));
         self.slowest = self.slowest.max(started.elapsed());
         if is_tar {
             self.tars += 1;

@@ -60,8 +60,16 @@ impl Judge {
         Some(Samples::new(archive, LARGEST_MEMBER))
     }
 
-    /// What is wrong with the way the tar in the file was read.
-    pub fn read_tar(&self, tar: &[u8]) -> Option<String> {
+    /// What is wrong with the way the archive in the file, of these bytes, was read.
+    pub fn read(&self, archive: &[u8]) -> Option<String> {
+        let wrappings = [&b"\x1f\x8b"[..], b"\x28\xb5\x2f\xfd", b"PK"];
+        match wrappings.iter().any(|magic| archive.starts_with(magic)) {
+            true => self.read_any(),
+            false => self.read_tar(archive),
+        }
+    }
+
+    fn read_tar(&self, tar: &[u8]) -> Option<String> {
         let strict = Strict::read(tar);
         let Some(mut samples) = self.open() else {
             return strict.is_whole.then(|| "a whole tar was refused".to_owned());
@@ -92,8 +100,8 @@ impl Judge {
         Some("no end".to_owned())
     }
 
-    /// What is wrong with the way that the archive in the file was read, which may be of any kind, in anything.
-    pub fn read_any(&self) -> Option<String> {
+    /// A zip, or a tar in something.
+    fn read_any(&self) -> Option<String> {
         /// More than any archive of a few hundred KiB may have.
         const STEPS: usize = 1 << 20;
         let mut samples = self.open()?;
