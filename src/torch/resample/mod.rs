@@ -6,8 +6,8 @@
 //! for nothing.
 //!
 //! Rows are blended first, columns after. A value is a signed 8.8 fixed-point number around mid-gray, a weight counts in
-//! 2^-15, and a product is rounded to 8.8: what AVX2's `pmulhrsw` does to sixteen values at once (`avx2.rs`). [`weighted`] is
-//! the definition; [`plain`] is made of it, gives the same bytes to the last, and serves processors without AVX2. Against exact
+//! 2^-15, and a product is rounded to 8.8: what AVX2's `pmulhrsw` does to sixteen values at once (`avx2.rs`). `weighted` is
+//! the definition; `plain.rs` is made of it, gives the same bytes to the last, and serves processors without AVX2. Against exact
 //! arithmetic a view is off by what rounding to whole levels costs, and a hundredth of a level.
 //!
 //! Memory: some rows of the view, kept from picture to picture.
