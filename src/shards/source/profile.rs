@@ -6,6 +6,7 @@
 //! shown.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// How keys of a profile are fetched that shoal does not fetch.
@@ -30,7 +31,7 @@ impl Profile {
     /// The profile that the environment chooses; none where there is no such file, or none by the name "default".
     ///
     /// # Errors
-    /// `AWS_PROFILE` names one that is not there.
+    /// `AWS_PROFILE` names one that is not there, or a file cannot be read.
     pub(super) fn of_environment() -> Result<Option<Self>, String> {
         let named = |key: &str| std::env::var(key).ok().filter(|value| !value.is_empty());
         let home = std::env::home_dir().unwrap_or_default();
@@ -42,10 +43,13 @@ impl Profile {
 
     fn find(wanted: Option<&str>, credentials: &Path, config: &Path) -> Result<Option<Self>, String> {
         let name = wanted.unwrap_or("default");
-        let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        let text = |path: &Path| match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            text => text.map_err(|error| format!("{} cannot be read: {error}", path.display())),
+        };
         // keys of the first file win; in the second a profile other than "default" has a word before its name
-        let of_config = section(&text(config), &[name, &format!("profile {name}")]);
-        let of_credentials = section(&text(credentials), &[name]);
+        let of_config = section(&text(config)?, &[name, &format!("profile {name}")]);
+        let of_credentials = section(&text(credentials)?, &[name]);
         if of_config.is_none() && of_credentials.is_none() {
             return match wanted {
                 Some(name) => Err(format!(
@@ -71,12 +75,15 @@ impl Profile {
     /// # Errors
     /// They would have to be fetched.
     pub(super) fn keys(&self) -> Result<Option<Keys<'_>>, String> {
-        if let (Some(id), Some(secret)) = (self.get("aws_access_key_id"), self.get("aws_secret_access_key")) {
+        // keys beside a role are there to ask for the role with
+        let is_role = self.settings.contains_key("role_arn");
+        if !is_role && let (Some(id), Some(secret)) = (self.get("aws_access_key_id"), self.get("aws_secret_access_key"))
+        {
             return Ok(Some(Keys { id, secret, session_token: self.get("aws_session_token") }));
         }
         match FETCHED.into_iter().find(|key| self.settings.contains_key(*key)) {
             Some(key) => Err(format!(
-                "the profile {} has no keys but {key}, which shoal does not follow: run \
+                "the profile {} has {key}, which shoal does not follow: run \
                  eval \"$(aws configure export-credentials --profile {} --format env)\" first, or set fetch.anonymous",
                 self.name, self.name
             )),

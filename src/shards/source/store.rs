@@ -184,9 +184,8 @@ impl Bucket {
                 || has(builder, Key::ContainerCredentialsRelativeUri)
                 || has(builder, Key::ContainerCredentialsFullUri)
         };
-        if !has_credentials(&builder) && self.anonymous != Anonymous::Always {
-            builder = with_profile(builder)?;
-        }
+        let is_without_keys = !has_credentials(&builder) && self.anonymous != Anonymous::Always;
+        builder = with_profile(builder, is_without_keys)?;
         if let Some(endpoint) = &self.endpoint {
             builder = builder.with_config(Key::S3Endpoint, endpoint);
         }
@@ -274,8 +273,9 @@ impl Opened {
     }
 }
 
-/// With keys, region and endpoint of the profile in `~/.aws`, where the environment does not name them.
-fn with_profile(mut builder: AmazonS3Builder) -> object_store::Result<AmazonS3Builder> {
+/// With region and endpoint of the profile in `~/.aws`, where the environment does not name them, and where `wants_keys`, its
+/// keys.
+fn with_profile(mut builder: AmazonS3Builder, wants_keys: bool) -> object_store::Result<AmazonS3Builder> {
     use AmazonS3ConfigKey as Key;
     let refused = |what: String| object_store::Error::Generic { store: "S3", source: what.into() };
     let Some(profile) = Profile::of_environment().map_err(refused)? else {
@@ -286,7 +286,10 @@ fn with_profile(mut builder: AmazonS3Builder) -> object_store::Result<AmazonS3Bu
             builder = builder.with_config(key, value);
         }
     }
-    if let Some(Keys { id, secret, session_token }) = profile.keys().map_err(refused)? {
+    if wants_keys && let Some(Keys { id, secret, session_token }) = profile.keys().map_err(refused)? {
+        if session_token.is_none() && builder.get_config_value(&Key::Token).is_some() {
+            return Err(refused("AWS_SESSION_TOKEN is set without a key of the environment: unset it".to_owned()));
+        }
         builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         builder = session_token.into_iter().fold(builder, AmazonS3Builder::with_token);
     }
