@@ -2,7 +2,7 @@
 # Fuzzes the readers of archives and the decoders of pictures, guided by coverage (libFuzzer, by cargo-fuzz).
 # Usage: ops/fuzz/coverage.sh SECONDS [archive|picture]...      default: both, one after the other, for so many seconds each
 #
-# Installs cargo-fuzz into .tools the first time, and builds everything once more with counters: some ten minutes on two cores.
+# Installs cargo-fuzz into .tools the first time, and builds everything once more with counters: ten to twenty minutes on two cores.
 # Seeds are the damaged shards, small tars of photographs plain and wrapped, and the photographs; what it learns is kept in
 # ops/fuzz/coverage/corpus, what it finds in ops/fuzz/coverage/artifacts. Inputs that take more than 20 s or 2 GiB are findings too.
 # Exit code 1 if there is one.

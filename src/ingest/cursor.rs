@@ -2,9 +2,9 @@
 //!
 //! A [`Cursor`] is a [`Checkpoint`] that the stream takes of itself every thousand samples or so, how many samples have
 //! left since, what became of [`Shards`], and, where samples come in the order of arrival, the [`Trail`] of who gave them. A
-//! checkpoint holds, for each
-//! list, where each lane stands, which samples wait in the shuffle buffer (as shard and byte offset, not as bytes), of which
-//! versions of their shards, and how far the order of the pass has been used up. Going on from a cursor reads the waiting samples again, opens each lane where it stood,
+//! checkpoint holds, for each list, where each lane stands, which samples wait in the shuffle buffer (as shard and byte offset,
+//! not as bytes), of which versions of their shards, and how far the order of the pass has been used up. Going on from a cursor
+//! reads the waiting samples again, opens each lane where it stood,
 //! and lets `skip` samples pass unseen: so much is read again and no more.
 //!
 //! A cursor is a few pointers: one comes with every sample. On disk the names of the shards are most of it; each is written

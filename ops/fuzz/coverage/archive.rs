@@ -1,6 +1,7 @@
 //! Any bytes as a shard: tar, zip, gzip or zstd, whole or not.
 #![no_main]
 
+// each target uses a part of what both share
 #[path = "../judge.rs"]
 #[allow(dead_code)]
 mod judge;

@@ -1,6 +1,7 @@
 //! Any bytes as an image file.
 #![no_main]
 
+// each target uses a part of what both share
 #[path = "../judge.rs"]
 #[allow(dead_code)]
 mod judge;
