@@ -10,8 +10,11 @@
 
 use super::blocks::{block, blocks};
 use super::empties;
+use super::lloyd::Lloyd;
+use super::whiten::mean_row;
 use crate::config::Empties;
 use crate::error::{Error, Result};
+use crate::torch::floats;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -68,7 +71,7 @@ pub fn cluster(points: &Tensor, start: Option<&Tensor>, options: Options) -> Res
         return Err(Error::data("the points to cluster are not finite"));
     }
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let mut centroids = match start {
+    let centroids = match start {
         Some(start) if start.size() == [options.k as i64, width] => start.f_to_device(points.device())?,
         Some(start) => {
             let expected = [options.k as i64, width];
@@ -77,6 +80,53 @@ pub fn cluster(points: &Tensor, start: Option<&Tensor>, options: Options) -> Res
         None => random_points(points, options.k, &mut rng)?,
     };
 
+    let mut partition = match on_host(points, &centroids, options, &mut rng)? {
+        Some(partition) => partition,
+        None => by_products(points, centroids, options, &mut rng)?,
+    };
+    partition.sizes = count_labels(&partition.assignment, options.k);
+    if options.empties == Empties::Split {
+        empties::split(points, &mut partition, &mut rng)?;
+    }
+    Ok(partition)
+}
+
+/// Lloyd's iterations on the processor ([`Lloyd`]); none where matrix products do better.
+fn on_host(points: &Tensor, start: &Tensor, options: Options, rng: &mut ChaCha8Rng) -> Result<Option<Partition>> {
+    let (points, start) = (points.f_contiguous()?, start.f_contiguous()?);
+    let (Some(entries), Some(first)) = (floats(&points), floats(&start)) else { return Ok(None) };
+    let mean = Vec::<f32>::try_from(mean_row(&points, Device::Cpu)?.f_to_kind(Kind::Float)?)?;
+    let shape = start.size2()?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(tch::get_num_threads().max(1) as usize).build();
+    let pool = pool.map_err(|error| Error::device(format!("cannot start threads for clustering: {error}")))?;
+    let Some(mut lloyd) = pool.install(|| Lloyd::new(entries, mean, first.to_vec())) else { return Ok(None) };
+
+    let mut objectives = Vec::new();
+    let mut repaired = true;
+    for _ in 0..options.iterations {
+        let assigned = pool.install(|| lloyd.assign());
+        objectives.push(assigned.objective);
+        if assigned.changed == 0 && !repaired {
+            break;
+        }
+        pool.install(|| lloyd.update(&assigned));
+        let mut sizes = lloyd.counts().to_vec();
+        repaired = sizes.contains(&0);
+        if repaired
+            && let Some(places) =
+                empties::repair(&Tensor::f_from_slice(lloyd.centroids())?.f_view(shape)?, &mut sizes, rng)?
+        {
+            lloyd.displace(&Vec::<f32>::try_from(places.f_reshape([-1])?)?);
+        }
+    }
+    pool.install(|| lloyd.assign());
+    let centroids = Tensor::f_from_slice(lloyd.centroids())?.f_view(shape)?;
+    let (assignment, distances) = lloyd.into_parts();
+    Ok(Some(Partition { centroids, assignment, distances, sizes: Vec::new(), objectives }))
+}
+
+/// Lloyd's iterations as matrix products of libtorch, on any device.
+fn by_products(points: &Tensor, mut centroids: Tensor, options: Options, rng: &mut ChaCha8Rng) -> Result<Partition> {
     let mut objectives = Vec::new();
     let mut settled: Option<Tensor> = None;
     for _ in 0..options.iterations {
@@ -87,25 +137,20 @@ pub fn cluster(points: &Tensor, start: Option<&Tensor>, options: Options) -> Res
             break;
         }
         let (means, mut sizes) = means_by_label(points, &labels, options.k)?;
-        let repaired = empties::repair(&means, &mut sizes, &mut rng)?;
+        let repaired = empties::repair(&means, &mut sizes, rng)?;
         // After a repair the same labels do not mean the same centroids.
         settled = repaired.is_none().then_some(labels);
         centroids = repaired.unwrap_or(means);
     }
 
     let (labels, distances) = nearest(points, &centroids)?;
-    let mut partition = Partition {
+    Ok(Partition {
         centroids,
         assignment: host_labels(&labels)?,
         distances: Vec::<f32>::try_from(distances.f_to_device(Device::Cpu)?)?,
         sizes: Vec::new(),
         objectives,
-    };
-    partition.sizes = count_labels(&partition.assignment, options.k);
-    if options.empties == Empties::Split {
-        empties::split(points, &mut partition, &mut rng)?;
-    }
-    Ok(partition)
+    })
 }
 
 /// The nearest of `centroids` `[k, d]` to each of `points` `[N, d]`: labels `[N]` of i64 and squared distances `[N]` of f32.
@@ -188,6 +233,7 @@ fn check(count: usize, k: usize) -> Result<()> {
 mod tests {
     use super::*;
     use crate::cluster::samples::normal;
+    use crate::torch::scores;
     use proptest::prelude::*;
 
     fn options(k: usize) -> Options {
@@ -278,6 +324,57 @@ mod tests {
         let agreeing = labels.eq_tensor(&scores.argmax(1, false)).to_kind(Kind::Double).mean(Kind::Double);
         assert!(f64::try_from(agreeing)? > 0.99);
         Ok(())
+    }
+
+    /// Points of every kind that screening has to cope with.
+    fn hard_cases() -> Vec<(&'static str, Tensor)> {
+        let spread = normal(21, 900, 24) * Tensor::logspace(-2.0, 1.0, 24, 10.0, (Kind::Float, Device::Cpu));
+        let lengths = Tensor::logspace(-4.0, 2.0, 900, 10.0, (Kind::Float, Device::Cpu)).view([900, 1]);
+        vec![
+            ("isotropic", unit_points(1_500, 256, 22)),
+            ("of very different lengths", normal(23, 900, 33) * lengths),
+            ("of columns of very different scale", spread),
+            ("far from the origin", unit_points(900, 16, 24) + 1_000.0),
+            ("on few places", normal(25, 40, 5).repeat([25, 1])),
+            ("on a line", normal(26, 700, 1)),
+        ]
+    }
+
+    #[test]
+    fn screening_misses_no_nearer_centroid_and_threads_change_nothing() -> Result<()> {
+        for (kind, points) in hard_cases() {
+            let start = points.narrow(0, 0, 37).contiguous();
+            let mean = Vec::<f32>::try_from(mean_row(&points, Device::Cpu)?.to_kind(Kind::Float))?;
+            let entries = floats(&points).expect("floats");
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+                let first = floats(&start).expect("floats").to_vec();
+                pool.install(|| {
+                    let mut lloyd = Lloyd::new(entries, mean.clone(), first).expect("worth screening");
+                    let mut objectives = Vec::new();
+                    for _ in 0..12 {
+                        let assigned = lloyd.assign();
+                        check_nearest(kind, entries, &lloyd);
+                        objectives.push(assigned.objective.to_bits());
+                        lloyd.update(&assigned);
+                    }
+                    (objectives, lloyd.centroids().to_vec(), lloyd.into_parts())
+                })
+            };
+            assert_eq!(run(1), run(3), "{kind}");
+        }
+        Ok(())
+    }
+
+    /// Every label is that of the nearest centroid, the first of those equally near.
+    fn check_nearest(kind: &str, points: &[f32], lloyd: &Lloyd<'_>) {
+        let width = lloyd.centroid(0).len();
+        for (point, (&label, &distance)) in points.chunks_exact(width).zip(lloyd.labels().iter().zip(lloyd.distances()))
+        {
+            let all = lloyd.centroids().chunks_exact(width).map(|centroid| scores::squared_distance(point, centroid));
+            let nearest = all.enumerate().min_by(|left, right| left.1.total_cmp(&right.1)).expect("a centroid");
+            assert_eq!((nearest.0 as u32, nearest.1), (label, distance), "points {kind}");
+        }
     }
 
     #[test]

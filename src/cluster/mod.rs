@@ -11,8 +11,11 @@ pub mod agreement;
 pub mod assignments;
 mod blocks;
 mod empties;
+mod lloyd;
 pub mod kmeans;
 pub mod matching;
+mod screen;
+mod sums;
 pub mod whiten;
 
 pub(crate) use blocks::{block, blocks};

@@ -122,7 +122,7 @@ impl Whitening {
 }
 
 /// Mean row `[D]` in double precision.
-fn mean_row(rows: &Tensor, device: Device) -> Result<Tensor> {
+pub(super) fn mean_row(rows: &Tensor, device: Device) -> Result<Tensor> {
     let (count, width) = rows.size2()?;
     let mut sum = Tensor::f_zeros([width], (Kind::Double, device))?;
     for range in blocks(count, width * 8, device) {

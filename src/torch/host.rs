@@ -18,6 +18,18 @@ unsafe extern "C" {
     fn aoti_torch_device_type_cpu() -> i32;
 }
 
+/// The entries of a tensor of f32 on the host, without a copy; none if it is of another kind, elsewhere or not contiguous.
+///
+/// Whoever calls promises that nothing writes to the tensor, through this handle or another, while the slice lives.
+pub fn floats(tensor: &Tensor) -> Option<&[f32]> {
+    if tensor.kind() != Kind::Float || tensor.device() != Device::Cpu || !tensor.is_contiguous() || tensor.numel() == 0
+    {
+        return None;
+    }
+    // SAFETY: the tensor is contiguous, of f32 on the host, and lives as long as it is borrowed.
+    Some(unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>(), tensor.numel()) })
+}
+
 /// A block of bytes with a fixed address, owned by one tensor.
 ///
 /// The bytes are written through [`HostBuffer::as_mut_slice`] and read through tensors over the same memory. Rust's rules
