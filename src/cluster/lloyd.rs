@@ -1,38 +1,51 @@
 //! Lloyd's iterations on a CPU: the nearest centroid of every point, exactly, by looking at few of them.
 //!
-//! Three things spare work, and none changes the outcome. A point keeps its centroid unseen while bounds on distances prove
-//! that no other has come nearer (Hamerly, SDM 2010). Where they do not, and its own centroid has not moved, only those that have
-//! moved are considered. And what is considered is screened in 8 bits first ([`super::screen`]); only centroids within the margin
-//! of the screen are measured in floats. Equally near ones fall to the lowest number. Distances are sums in a fixed order, means
-//! sums of whole numbers ([`super::sums`]): the result does not depend on the number of threads, to the last bit.
+//! Three things spare work, and none changes the outcome. Centroids that lie together share a panel, and a point skips a panel
+//! while a bound on its distance to all of them proves that none has come nearer than its own (Yinyang k-means, Ding et al., ICML
+//! 2015). It also skips a panel that has not moved if its own centroid has not moved either. And what is left is screened in 8 bits
+//! first ([`super::screen`]); only centroids within the margin of the screen are measured in floats. Equally near ones fall to the
+//! lowest number. Distances are sums in a fixed order, means sums of whole numbers ([`super::sums`]): the result does not depend on
+//! the number of threads, to the last bit.
 //!
-//! Memory, beside points `[N, d]` and centroids: a byte for each entry and 40 for each point.
+//! Memory, beside points `[N, d]` and centroids: a byte for each entry, and at most 256 + 16 for each point.
 
+use super::panels;
 use super::screen::{Columns, Screen};
 use super::sums::{Change, Sums};
-use crate::torch::scores::{self, ROWS, Scores, Seen, squared_distance};
+use crate::torch::scores::{self, COLUMNS, ROWS, Scored, squared_distance};
 use rayon::prelude::*;
 
 /// Points that a thread takes at once: their bytes stay in the second cache while panels of centroids go by.
 const CHUNK: usize = 64 * ROWS;
-/// What a bound on a distance may be off by, relatively.
+/// What a distance may be off by, relatively.
 const ROUNDING: f64 = 4e-6;
+/// Bounds for each point, at most: beyond it several panels share one.
+const MOST_BOUNDS: usize = 128;
+/// Assignments before which centroids are put together anew: they have gone far by then, and bounds are of little use.
+const REORDERED: [usize; 3] = [0, 1, 3];
 
 /// Points, centroids, and who is whose.
 pub(super) struct Lloyd<'a> {
     screen: Screen<'a>,
     points: &'a [f32],
     width: usize,
-    k: usize,
     centroids: Vec<f32>,
     sums: Sums,
     labels: Vec<u32>,
     /// Squared distance to the own centroid.
     distances: Vec<f32>,
-    /// No other centroid is nearer than this.
-    others: Vec<f32>,
-    /// How far each centroid has gone since the last assignment; none before the first.
-    moved: Option<Vec<f64>>,
+    /// The centroid of each column of the panels.
+    order: Vec<u32>,
+    /// Panels that share a bound.
+    together: usize,
+    /// Of each point, for each such group of panels: no centroid in it is nearer.
+    bounds: Vec<u16>,
+    /// What bounds count in: so many to one unit of distance.
+    scale: f64,
+    /// How far each centroid has gone since the last assignment.
+    moved: Vec<f64>,
+    /// Assignments so far.
+    rounds: usize,
     /// Clusters whose centroid is not their mean.
     displaced: Vec<u32>,
 }
@@ -51,15 +64,7 @@ struct Chunk<'c> {
     first: usize,
     labels: &'c mut [u32],
     distances: &'c mut [f32],
-    others: &'c mut [f32],
-}
-
-/// What may be nearer than the present centroid of a point.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rivals {
-    None,
-    Moved,
-    All,
+    bounds: &'c mut [u16],
 }
 
 impl<'a> Lloyd<'a> {
@@ -68,55 +73,67 @@ impl<'a> Lloyd<'a> {
         let width = mean.len();
         let screen = Screen::new(points, mean)?;
         let (count, k) = (screen.len(), centroids.len() / width);
+        let (panels, diameter) = (k.div_ceil(COLUMNS), screen.diameter());
         let largest =
             points.par_iter().fold(|| 0.0_f32, |largest, entry| largest.max(entry.abs())).reduce(|| 0.0, f32::max);
         Some(Self {
             screen,
             points,
             width,
-            k,
             centroids,
             sums: Sums::new(k, width, largest),
             labels: vec![0; count],
             distances: vec![0.0; count],
-            others: vec![0.0; count],
-            moved: None,
+            order: Vec::new(),
+            together: panels.div_ceil(MOST_BOUNDS),
+            bounds: vec![0; count * panels.div_ceil(panels.div_ceil(MOST_BOUNDS))],
+            scale: f64::from(u16::MAX - 1) / diameter,
+            moved: vec![0.0; k],
+            rounds: 0,
             displaced: Vec::new(),
         })
     }
 
     /// Gives every point its nearest centroid.
     pub(super) fn assign(&mut self) -> Assigned {
-        let all = self.screen.columns(&self.centroids, (0..self.k as u32).collect());
-        let moved_ids: Vec<u32> = match &self.moved {
-            Some(moved) => (0..self.k as u32).filter(|&id| moved[id as usize] > 0.0).collect(),
-            None => Vec::new(),
-        };
-        let some = (moved_ids.len() * 4 < self.k * 3).then(|| self.screen.columns(&self.centroids, moved_ids));
-        let drift = self.moved.as_deref().map(Drift::new);
+        if REORDERED.contains(&self.rounds) {
+            self.order = panels::put_together(&self.centroids, self.width);
+            self.bounds.fill(0);
+        }
+        let columns = self.screen.columns(&self.centroids, self.order.clone());
+        let group_columns = self.together * COLUMNS;
+        let groups = self.order.len().div_ceil(group_columns);
+        let farthest = self
+            .order
+            .chunks(group_columns)
+            .map(|ids| ids.iter().map(|&id| self.moved[id as usize]).fold(0.0, f64::max));
         let task = Task {
             screen: &self.screen,
             centroids: &self.centroids,
             width: self.width,
-            all: &all,
-            moved: some.as_ref(),
-            drift,
+            columns: &columns,
+            together: self.together,
+            moved: &self.moved,
+            drift: farthest.map(|far| if far > 0.0 { round_up(far * self.scale) } else { 0 }).collect(),
+            scale: self.scale,
+            is_first: self.rounds == 0,
         };
         let chunks = (
             self.labels.par_chunks_mut(CHUNK),
             self.distances.par_chunks_mut(CHUNK),
-            self.others.par_chunks_mut(CHUNK),
+            self.bounds.par_chunks_mut(CHUNK * groups),
         );
         let outcomes: Vec<(f64, Vec<Change>)> = chunks
             .into_par_iter()
             .enumerate()
-            .map(|(index, (labels, distances, others))| {
-                task.run(Chunk { first: index * CHUNK, labels, distances, others })
+            .map(|(index, (labels, distances, bounds))| {
+                task.run(Chunk { first: index * CHUNK, labels, distances, bounds })
             })
             .collect();
         let objective = outcomes.iter().map(|(objective, _)| objective).sum();
         let changes: Vec<Change> = outcomes.into_iter().flat_map(|(_, changes)| changes).collect();
-        self.moved = Some(vec![0.0; self.k]);
+        self.moved.fill(0.0);
+        self.rounds += 1;
         Assigned { objective, changed: changes.len(), changes }
     }
 
@@ -148,10 +165,8 @@ impl<'a> Lloyd<'a> {
             return false;
         }
         let far = f64::from(squared_distance(self.centroid(cluster), place)).sqrt();
-        if let Some(moved) = &mut self.moved {
-            // Two moves in a row go no farther than both.
-            moved[cluster] += far * (1.0 + ROUNDING) + f64::from(f32::MIN_POSITIVE);
-        }
+        // Two moves in a row go no farther than both.
+        self.moved[cluster] += far * (1.0 + ROUNDING) + f64::from(f32::MIN_POSITIVE);
         self.centroids[cluster * self.width..][..self.width].copy_from_slice(place);
         true
     }
@@ -189,31 +204,9 @@ impl<'a> Lloyd<'a> {
     }
 }
 
-/// How far centroids have gone.
-struct Drift<'m> {
-    moved: &'m [f64],
-    farthest: (usize, f64),
-    next: f64,
-}
-
-impl<'m> Drift<'m> {
-    fn new(moved: &'m [f64]) -> Self {
-        let mut drift = Self { moved, farthest: (usize::MAX, 0.0), next: 0.0 };
-        for (cluster, &far) in moved.iter().enumerate() {
-            if far > drift.farthest.1 {
-                drift.next = drift.farthest.1;
-                drift.farthest = (cluster, far);
-            } else {
-                drift.next = drift.next.max(far);
-            }
-        }
-        drift
-    }
-
-    /// The farthest that a centroid other than `own` has gone.
-    fn of_others(&self, own: usize) -> f64 {
-        if own == self.farthest.0 { self.next } else { self.farthest.1 }
-    }
+/// At least so many steps of a bound.
+fn round_up(steps: f64) -> u16 {
+    (steps.ceil() + 1.0).min(f64::from(u16::MAX)) as u16
 }
 
 /// What all threads share.
@@ -221,25 +214,42 @@ struct Task<'t> {
     screen: &'t Screen<'t>,
     centroids: &'t [f32],
     width: usize,
-    all: &'t Columns,
-    moved: Option<&'t Columns>,
-    drift: Option<Drift<'t>>,
+    columns: &'t Columns,
+    together: usize,
+    moved: &'t [f64],
+    /// How far the farthest centroid of each group of panels has gone, in steps of a bound.
+    drift: Vec<u16>,
+    scale: f64,
+    is_first: bool,
+}
+
+/// The nearest centroid of a point so far.
+#[derive(Clone, Copy)]
+struct Found {
+    distance: f32,
+    centroid: u32,
+    /// Steps at or below it are of centroids that are farther.
+    floor: i16,
 }
 
 impl Task<'_> {
     fn run(&self, mut chunk: Chunk<'_>) -> (f64, Vec<Change>) {
         let before = chunk.labels.to_vec();
-        let rivals: Vec<Rivals> = (0..before.len()).map(|row| self.look(&mut chunk, row)).collect();
-        let rows_with = |wanted: Rivals| (0..before.len()).filter(|&row| rivals[row] == wanted).collect::<Vec<_>>();
-        self.search(&mut chunk, &rows_with(Rivals::All), self.all, false);
-        if let Some(moved) = self.moved {
-            self.search(&mut chunk, &rows_with(Rivals::Moved), moved, true);
+        let (found, highest) = self.search(&mut chunk);
+        let groups = self.drift.len();
+        for (row, found) in found.into_iter().enumerate() {
+            let point = chunk.first + row;
+            (chunk.labels[row], chunk.distances[row]) = (found.centroid, found.distance);
+            let highest = &highest[row * groups..][..groups];
+            if highest.iter().any(|&steps| steps > i16::MIN) {
+                let bound = self.screen.bound(point, self.columns, self.scale as f32);
+                scores::set_bounds(highest, bound, &mut chunk.bounds[row * groups..][..groups]);
+            }
         }
-        let changes =
-            chunk.labels.iter().zip(before).enumerate().filter(|(_, (to, from))| self.drift.is_none() || *to != from);
-        let changes = changes.map(|(row, (&to, from))| Change {
+        let now = chunk.labels.iter().zip(before).enumerate();
+        let changes = now.filter(|(_, (to, from))| self.is_first || *to != from).map(|(row, (&to, from))| Change {
             point: (chunk.first + row) as u32,
-            from: self.drift.is_some().then_some(from),
+            from: (!self.is_first).then_some(from),
             to,
         });
         (chunk.distances.iter().map(|&distance| f64::from(distance)).sum(), changes.collect())
@@ -249,119 +259,90 @@ impl Task<'_> {
         squared_distance(self.screen.point(point), &self.centroids[centroid as usize * self.width..][..self.width])
     }
 
-    /// Brings bounds of a point up to date; which centroids may be nearer than its own.
-    fn look(&self, chunk: &mut Chunk<'_>, row: usize) -> Rivals {
-        let Some(drift) = &self.drift else { return Rivals::All };
-        let own = chunk.labels[row];
-        let stays = drift.moved[own as usize] == 0.0;
-        if !stays {
-            chunk.distances[row] = self.distance(chunk.first + row, own);
-        }
-        let bound = f64::from(chunk.others[row]);
-        let others = bound - drift.of_others(own as usize);
-        if f64::from(chunk.distances[row]).sqrt() * (1.0 + ROUNDING) < others {
-            chunk.others[row] = (others * (1.0 - ROUNDING)) as f32;
-            return Rivals::None;
-        }
-        // What has not moved is as far as it was, and no nearer than the own centroid, which has not moved either.
-        if stays && self.moved.is_some() { Rivals::Moved } else { Rivals::All }
-    }
-
-    /// Finds the nearest of `columns`, and of the own centroid, for some rows of the chunk.
-    fn search(&self, chunk: &mut Chunk<'_>, rows: &[usize], columns: &Columns, only_moved: bool) {
-        if rows.is_empty() {
-            return;
-        }
-        let mut found: Vec<Found> = rows.iter().map(|&row| self.own(chunk, row)).collect();
-        let mut seen: Vec<Seen> =
-            rows.iter().zip(&found).map(|(&row, found)| self.seen(chunk.first + row, columns, found)).collect();
-        seen.resize(rows.len().next_multiple_of(ROWS), Seen::new(i16::MAX));
-        self.measure_likely(chunk.first, rows, columns, &mut seen, &mut found);
-
-        for ((&row, seen), mut found) in rows.iter().zip(&seen).zip(found) {
-            let point = chunk.first + row;
-            let own = self.own(chunk, row);
-            if seen.floor == i16::MIN {
-                // So low, steps tell nothing.
-                for &centroid in &columns.ids {
-                    found.offer(centroid, self.distance(point, centroid), None);
+    /// The nearest centroid of each point of the chunk; and for each point and group of panels the largest steps, `i16::MIN`
+    /// where it was skipped.
+    fn search(&self, chunk: &mut Chunk<'_>) -> (Vec<Found>, Vec<i16>) {
+        let (rows, groups) = (chunk.labels.len(), self.drift.len());
+        let mut found = Vec::with_capacity(rows);
+        let mut wanted: Vec<Vec<u32>> = vec![Vec::new(); groups];
+        for row in 0..rows {
+            found.push(self.own(chunk, row));
+            let skipping = !self.is_first && self.moved[chunk.labels[row] as usize] == 0.0;
+            let own = round_up(f64::from(found[row].distance).sqrt() * (1.0 + ROUNDING) * self.scale);
+            let bounds = &mut chunk.bounds[row * groups..][..groups];
+            for ((bound, &drift), wanted) in bounds.iter_mut().zip(&self.drift).zip(&mut wanted) {
+                *bound = bound.saturating_sub(drift);
+                if *bound <= own && !(skipping && drift == 0) {
+                    wanted.push(row as u32);
                 }
             }
-            let (top, runner_up) = seen.top();
-            let highest_other = if found.steps == Some(top) { runner_up } else { top };
-            let mut others = self.screen.least_distance(point, columns, highest_other);
-            if only_moved {
-                // The rest is where it was: no nearer than its bound, and the own centroid of before is among it now.
-                let before = f64::from(chunk.others[row]);
-                let rest = if own.centroid == found.centroid { before } else { f64::from(own.distance).sqrt() };
-                others = others.min(rest);
-            }
-            chunk.others[row] = (others * (1.0 - ROUNDING)) as f32;
-            (chunk.distances[row], chunk.labels[row]) = (found.distance, found.centroid);
         }
+        let mut highest = vec![i16::MIN; rows * groups];
+        for (group, rows) in wanted.iter().enumerate() {
+            let panels =
+                (group * self.together..(group + 1) * self.together).take_while(|&panel| panel < self.columns.panels());
+            for panel in panels {
+                for rows in rows.chunks(ROWS) {
+                    self.score(chunk.first, panel, rows, &mut found, &mut highest[group..]);
+                }
+            }
+        }
+        for (row, found) in found.iter_mut().enumerate() {
+            if found.floor == i16::MIN {
+                // So low, steps tell nothing.
+                let point = chunk.first + row;
+                for &centroid in &self.columns.ids {
+                    self.offer(point, centroid, found);
+                }
+            }
+        }
+        (found, highest)
     }
 
     /// What is known of a point before a search.
     fn own(&self, chunk: &Chunk<'_>, row: usize) -> Found {
-        match self.drift {
-            Some(_) => Found { distance: chunk.distances[row], centroid: chunk.labels[row], steps: None },
-            None => Found { distance: f32::INFINITY, centroid: u32::MAX, steps: None },
+        if self.is_first {
+            return Found { distance: f32::INFINITY, centroid: u32::MAX, floor: i16::MIN };
         }
+        let (point, centroid) = (chunk.first + row, chunk.labels[row]);
+        let stays = self.moved[centroid as usize] == 0.0;
+        let distance = if stays { chunk.distances[row] } else { self.distance(point, centroid) };
+        Found { distance, centroid, floor: self.screen.floor(point, self.columns, distance) }
     }
 
-    fn seen(&self, point: usize, columns: &Columns, found: &Found) -> Seen {
-        let known = found.distance.is_finite();
-        Seen::new(if known { self.screen.floor(point, columns, found.distance) } else { i16::MIN })
-    }
-
-    /// Measures the centroids of `columns` that are within the margin of each of `rows`; floors rise with what is found.
-    fn measure_likely(&self, first: usize, rows: &[usize], columns: &Columns, seen: &mut [Seen], found: &mut [Found]) {
-        let mut scored: [Scores; ROWS] = Default::default();
-        for panel_index in 0..columns.panels() {
-            let panel = columns.panel(panel_index);
-            let ids = &columns.ids[panel_index * scores::COLUMNS..];
-            let groups = rows.chunks(ROWS).zip(seen.as_chunks_mut::<ROWS>().0).zip(found.chunks_mut(ROWS));
-            for ((rows, seen), found) in groups {
-                let codes = std::array::from_fn(|at| self.screen.codes(first + rows[at.min(rows.len() - 1)]));
-                let mut told = scores::score(codes, &panel, seen, &mut scored);
-                while told != 0 {
-                    let at = told.trailing_zeros() as usize;
-                    told &= told - 1;
-                    if at >= rows.len() {
-                        break;
-                    }
-                    for (&steps, &centroid) in scored[at].iter().zip(ids) {
-                        if steps <= seen[at].floor {
-                            continue;
-                        }
-                        let point = first + rows[at];
-                        if centroid == found[at].centroid {
-                            found[at].steps = Some(steps);
-                        } else if found[at].offer(centroid, self.distance(point, centroid), Some(steps)) {
-                            seen[at].floor = self.screen.floor(point, columns, found[at].distance);
-                        }
-                    }
+    /// Screens up to six rows of the chunk in one panel, and measures what may be nearer.
+    fn score(&self, first: usize, panel: usize, rows: &[u32], found: &mut [Found], highest: &mut [i16]) {
+        let mut scored = Scored::default();
+        let row_at = |at: usize| rows[at.min(rows.len() - 1)] as usize;
+        let codes = std::array::from_fn(|at| self.screen.codes(first + row_at(at)));
+        let floors = std::array::from_fn(|at| found[row_at(at)].floor);
+        scores::score(codes, &floors, &self.columns.panel(panel), &mut scored);
+        for (at, &row) in rows.iter().enumerate() {
+            let row = row as usize;
+            let steps = &mut highest[row * self.drift.len()];
+            *steps = scored.highest[at].max(*steps);
+            let mut above = scored.above[at];
+            while above != 0 {
+                let column = above.trailing_zeros() as usize;
+                above &= above - 1;
+                // The floor may have risen since.
+                if let Some(&centroid) = self.columns.ids.get(panel * COLUMNS + column)
+                    && scored.scores[at][column] > found[row].floor
+                {
+                    self.offer(first + row, centroid, &mut found[row]);
                 }
             }
         }
     }
-}
 
-/// The nearest centroid of a point so far.
-struct Found {
-    distance: f32,
-    centroid: u32,
-    /// Its steps, where it was screened.
-    steps: Option<i16>,
-}
-
-impl Found {
-    /// Takes a centroid that is nearer, or as near and of a lower number; whether it was.
-    fn offer(&mut self, centroid: u32, distance: f32, steps: Option<i16>) -> bool {
-        let nearer = distance < self.distance || (distance == self.distance && centroid < self.centroid);
-        if nearer {
-            *self = Self { distance, centroid, steps };
+    /// Takes a centroid that is nearer than the nearest so far, or as near and of a lower number.
+    fn offer(&self, point: usize, centroid: u32, found: &mut Found) {
+        if centroid == found.centroid {
+            return;
         }
-        nearer
+        let distance = self.distance(point, centroid);
+        if distance < found.distance || (distance == found.distance && centroid < found.centroid) {
+            *found = Found { distance, centroid, floor: self.screen.floor(point, self.columns, distance) };
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! with the labels that the same samples had before ([`agreement`], [`matching`]). Its [`Clustering`] then labels the
 //! features of every new batch until the next cycle.
 //!
-//! Intermediate memory is the whitened rows, `N × d × 4` bytes, and blocks of 16 MiB (128 on a GPU). What can go wrong: fewer rows than clusters,
+//! Intermediate memory is the whitened rows, `N × d × 4` bytes, on a processor `N × (d + 272)` more, and blocks of 16 MiB (128 on a GPU). What can go wrong: fewer rows than clusters,
 //! rows that are all the same, rows that are not finite. Each is an error that names the key to change.
 
 pub mod agreement;
@@ -12,6 +12,7 @@ pub mod assignments;
 mod blocks;
 mod empties;
 mod lloyd;
+mod panels;
 pub mod kmeans;
 pub mod matching;
 mod screen;

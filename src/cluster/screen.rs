@@ -10,7 +10,7 @@
 //! In 256 dimensions the margin is 0.8 standard deviations of a score among isotropic points: of 1,000 centroids eight are
 //! left. It grows with the dimension; [`Screen::new`] declines above [`WIDEST`].
 
-use crate::torch::scores::{self, COLUMN_LIMIT, COLUMNS, Panel, Scores, TOGETHER, ZERO};
+use crate::torch::scores::{self, Bound, COLUMN_LIMIT, COLUMNS, Panel, Scores, TOGETHER, ZERO};
 use rayon::prelude::*;
 
 /// Dimensions above which the margin lets too many centroids through.
@@ -195,13 +195,22 @@ impl<'a> Screen<'a> {
         least.clamp(f64::from(i16::MIN), f64::from(i16::MAX - 1)) as i16
     }
 
-    /// No centroid with at most so many steps is nearer to the point.
-    pub(super) fn least_distance(&self, index: usize, columns: &Columns, steps: i16) -> f64 {
-        if steps == i16::MAX {
-            return 0.0; // it may have been cut
+    /// What makes lower bounds on distances, in `scale` to a unit, of the largest steps of the point.
+    pub(super) fn bound(&self, index: usize, columns: &Columns, scale: f32) -> Bound {
+        let square = self.lengths[index].square;
+        // f32 arithmetic on the square and on the steps, each of which is off by a few roundings at most.
+        let rounding = 1e-6 * (square + self.longest * columns.longest) / columns.step;
+        Bound {
+            square: square as f32,
+            margin: (self.margin(index, columns) + columns.slack / columns.step + rounding) as f32,
+            twice_step: (2.0 * columns.step) as f32,
+            scale: scale * (1.0 - 1e-6),
         }
-        let score = (f64::from(steps) + self.margin(index, columns)) * columns.step;
-        (self.lengths[index].square - 2.0 * score - columns.slack).max(0.0).sqrt()
+    }
+
+    /// No point is farther than this from a centroid that lies among the points.
+    pub(super) fn diameter(&self) -> f64 {
+        2.0 * self.longest
     }
 }
 
@@ -225,7 +234,7 @@ fn copy(point: &[f32], mean: &[f32], unit: f32, codes: &mut [u8]) -> Lengths {
         let rounded = nearest_whole(entry / unit).clamp(-ROW_LIMIT, ROW_LIMIT);
         *code = (rounded as i32 + i32::from(ZERO)) as u8;
         length += square(entry);
-        copied += (rounded as i32).pow(2);
+        copied = copied.wrapping_add((rounded as i32).wrapping_mul(rounded as i32));
         error += (entry - rounded * unit).powi(2);
     }
     let copy = f64::from(copied).sqrt() as f32 * unit * 1.000_001;

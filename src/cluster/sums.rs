@@ -3,6 +3,7 @@
 //! An entry counts in 2^-30 of the largest (a float of that size is no finer than 2^-24), a sum has 64 bits: room for 2^33
 //! points.
 
+use crate::torch::scores::accumulate;
 use rayon::prelude::*;
 
 /// A point that changed its cluster.
@@ -62,9 +63,7 @@ impl Sums {
             .map(|(run, sum, count)| {
                 for &(_, point, comes) in run {
                     let scale = if comes { scale } else { -scale };
-                    for (sum, entry) in sum.iter_mut().zip(&points[point as usize * width..][..width]) {
-                        *sum += i64::from((entry * scale) as i32);
-                    }
+                    accumulate(sum, &points[point as usize * width..][..width], scale);
                     *count = if comes { *count + 1 } else { *count - 1 };
                 }
                 run[0].0
@@ -82,5 +81,42 @@ impl Sums {
         for (entry, &sum) in into.iter_mut().zip(&self.sums[cluster * self.width..]) {
             *entry = (sum as f64 / divisor) as f32;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_that_come_and_go_leave_the_very_sums_of_those_that_stay() {
+        let points: Vec<f32> = (0..60).map(|at| (at as f32 * 0.37).sin() * 3.0).collect();
+        let all = |to: fn(u32) -> u32| (0..20).map(move |point| Change { point, from: None, to: to(point) });
+        let mut moved = Sums::new(4, 3, 3.0);
+        moved.apply(&points, &all(|point| point % 3).collect::<Vec<_>>());
+        let changes =
+            [(2, 2, 3), (5, 2, 0), (17, 2, 3)].map(|(point, from, to)| Change { point, from: Some(from), to });
+        assert_eq!(moved.apply(&points, &changes), [0, 2, 3]);
+
+        let mut direct = Sums::new(4, 3, 3.0);
+        let mut later: Vec<Change> = all(|point| match point {
+            2 | 17 => 3,
+            5 => 0,
+            _ => point % 3,
+        })
+        .collect();
+        later.reverse();
+        direct.apply(&points, &later);
+        assert_eq!((&moved.sums, moved.counts()), (&direct.sums, direct.counts()));
+        assert_eq!(moved.counts(), [8, 7, 3, 2]);
+
+        let mut mean = [9.0; 3];
+        moved.mean(3, &mut mean);
+        for (column, &found) in mean.iter().enumerate() {
+            let exact = (f64::from(points[6 + column]) + f64::from(points[51 + column])) / 2.0;
+            assert!((f64::from(found) - exact).abs() < 1e-6, "{found} {exact}");
+        }
+        Sums::new(1, 3, 0.0).mean(0, &mut mean);
+        assert!(mean[0] != 9.0, "no points, no mean");
     }
 }

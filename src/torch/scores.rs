@@ -1,7 +1,7 @@
 //! Products of small whole numbers, six rows by sixteen columns at once: how k-means finds out which centroids may be near.
 //!
 //! In: rows of bytes, each a coordinate plus 128; a panel of sixteen columns of coordinates within ±63. Out: for each pair
-//! `row · column - offset`, saturated to 16 bits, and of each row the two largest seen so far. Products are summed in 16 bits
+//! `row · column - offset`, saturated to 16 bits, and the largest of each row. Products are summed in 16 bits
 //! that wrap, so a sum is right whenever the whole of it fits, whatever its parts do: the caller sees to
 //! `|row| |column| <= 32767`. A multiplication of AVX2 (`pmaddubsw`) takes 32 such pairs where a fused one takes 8 floats, which
 //! is where the speed comes from: three times that of a matrix product in 32-bit floats.
@@ -35,35 +35,15 @@ pub struct Panel<'a> {
     pub offset: &'a Scores,
 }
 
-/// What is known of one row while panels go by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The largest score in each place of a panel.
-    pub first: Scores,
-    /// The second largest.
-    pub second: Scores,
-    /// Scores above it are told of.
-    pub floor: i16,
-}
-
-impl Seen {
-    /// Nothing yet.
-    pub fn new(floor: i16) -> Self {
-        Self { first: [i16::MIN; COLUMNS], second: [i16::MIN; COLUMNS], floor }
-    }
-
-    /// The two largest scores.
-    pub fn top(&self) -> (i16, i16) {
-        let mut top = (i16::MIN, i16::MIN);
-        for &score in self.first.iter().chain(&self.second) {
-            if score > top.0 {
-                top = (score, top.0);
-            } else if score > top.1 {
-                top.1 = score;
-            }
-        }
-        top
-    }
+/// The scores of six rows in one panel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scored {
+    /// Of each row, for each column.
+    pub scores: [Scores; ROWS],
+    /// The largest of each row.
+    pub highest: [i16; ROWS],
+    /// A bit for each column whose score is above the row's floor.
+    pub above: [u16; ROWS],
 }
 
 /// Where coordinate `row` of `column` stands among the coordinates of its panel.
@@ -79,18 +59,56 @@ pub fn is_fast() -> bool {
     is_x86_feature_detected!("avx2")
 }
 
-/// Scores of `rows`, and a bit for each row that has one above its floor.
+/// Scores `rows` in a panel, and says which are above the `floors` of their rows.
 ///
 /// # Panics
 /// A row is shorter than the panel.
-pub fn score(rows: [&[u8]; ROWS], panel: &Panel<'_>, seen: &mut [Seen; ROWS], scores: &mut [Scores; ROWS]) -> u32 {
+pub fn score(rows: [&[u8]; ROWS], floors: &[i16; ROWS], panel: &Panel<'_>, scored: &mut Scored) {
     let width = panel.coordinates.len() / COLUMNS;
     assert!(width.is_multiple_of(TOGETHER) && rows.iter().all(|row| row.len() >= width), "rows as wide as the panel");
     if is_fast() {
         // SAFETY: the processor has what the function is compiled for, and no row is shorter than the panel.
-        return unsafe { score_with_avx2(rows, panel, width, seen, scores) };
+        return unsafe { score_with_avx2(rows, floors, panel, width, scored) };
     }
-    plain(rows, panel, width, seen, scores)
+    plain(rows, floors, panel, width, scored);
+}
+
+/// What turns the largest scores of a point into bounds on distances.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// `|point|²`.
+    pub square: f32,
+    /// What a score may be too low by.
+    pub margin: f32,
+    /// Twice what one step of a score is worth.
+    pub twice_step: f32,
+    /// What a bound counts in: this many to one unit of distance.
+    pub scale: f32,
+}
+
+/// Replaces those of `bounds` whose score is known (above `i16::MIN`) by `√(square - 2 step (score + margin))`, rounded down.
+/// Of a score of `i16::MAX`, which may have been cut, nothing follows.
+pub fn set_bounds(highest: &[i16], bound: Bound, bounds: &mut [u16]) {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { set_bounds_with_avx2(highest, bound, bounds) };
+    }
+    set_each_bound(highest, bound, bounds);
+}
+
+#[target_feature(enable = "avx2")]
+fn set_bounds_with_avx2(highest: &[i16], bound: Bound, bounds: &mut [u16]) {
+    set_each_bound(highest, bound, bounds);
+}
+
+#[inline(always)]
+fn set_each_bound(highest: &[i16], bound: Bound, bounds: &mut [u16]) {
+    for (&score, into) in highest.iter().zip(bounds) {
+        let square = bound.square - bound.twice_step * (f32::from(score) + bound.margin);
+        let distance = (square.max(0.0).sqrt() * bound.scale).min(f32::from(u16::MAX));
+        let distance = if score == i16::MAX { 0 } else { distance as i32 as u16 };
+        *into = if score == i16::MIN { *into } else { distance };
+    }
 }
 
 /// Sum of squared differences, over 32 running sums: the same to the last bit on every processor.
@@ -102,29 +120,42 @@ pub fn squared_distance(left: &[f32], right: &[f32]) -> f32 {
     sum_of_squares(left, right)
 }
 
-fn plain(
-    rows: [&[u8]; ROWS],
-    panel: &Panel<'_>,
-    width: usize,
-    seen: &mut [Seen; ROWS],
-    scores: &mut [Scores; ROWS],
-) -> u32 {
-    let mut told = 0;
-    for (index, ((row, seen), scores)) in rows.iter().zip(seen).zip(scores).enumerate() {
-        for column in 0..COLUMNS {
+/// Adds `entries`, each times `scale` and cut to a whole number, to `sums`, which wrap.
+pub fn accumulate(sums: &mut [i64], entries: &[f32], scale: f32) {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { accumulate_with_avx2(sums, entries, scale) };
+    }
+    accumulate_each(sums, entries, scale);
+}
+
+#[target_feature(enable = "avx2")]
+fn accumulate_with_avx2(sums: &mut [i64], entries: &[f32], scale: f32) {
+    accumulate_each(sums, entries, scale);
+}
+
+#[inline(always)]
+fn accumulate_each(sums: &mut [i64], entries: &[f32], scale: f32) {
+    for (sum, &entry) in sums.iter_mut().zip(entries) {
+        *sum = sum.wrapping_add(i64::from((entry * scale) as i32));
+    }
+}
+
+fn plain(rows: [&[u8]; ROWS], floors: &[i16; ROWS], panel: &Panel<'_>, width: usize, scored: &mut Scored) {
+    for (index, row) in rows.iter().enumerate() {
+        let scores = &mut scored.scores[index];
+        scored.above[index] = 0;
+        for (column, score) in scores.iter_mut().enumerate() {
             let mut sum = 0_i16;
             for (at, &coordinate) in row[..width].iter().enumerate() {
                 let product = i16::from(coordinate).wrapping_mul(i16::from(panel.coordinates[place(at, column)]));
                 sum = sum.wrapping_add(product);
             }
-            let score = sum.wrapping_sub(panel.bias[column]).saturating_sub(panel.offset[column]);
-            scores[column] = score;
-            seen.second[column] = seen.second[column].max(score.min(seen.first[column]));
-            seen.first[column] = seen.first[column].max(score);
-            told |= u32::from(score > seen.floor) << index;
+            *score = sum.wrapping_sub(panel.bias[column]).saturating_sub(panel.offset[column]);
+            scored.above[index] |= u16::from(*score > floors[index]) << column;
         }
+        scored.highest[index] = scores.iter().copied().fold(i16::MIN, i16::max);
     }
-    told
 }
 
 /// # Safety
@@ -132,11 +163,11 @@ fn plain(
 #[target_feature(enable = "avx2")]
 unsafe fn score_with_avx2(
     rows: [&[u8]; ROWS],
+    floors: &[i16; ROWS],
     panel: &Panel<'_>,
     width: usize,
-    seen: &mut [Seen; ROWS],
-    scores: &mut [Scores; ROWS],
-) -> u32 {
+    scored: &mut Scored,
+) {
     let rows = rows.map(<[u8]>::as_ptr);
     let mut columns = panel.coordinates.as_ptr();
     let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
@@ -153,35 +184,23 @@ unsafe fn score_with_avx2(
             }
         }
     }
-    let bias = load(panel.bias);
-    let offset = load(panel.offset);
-    let mut told = 0;
-    for index in 0..ROWS {
+    let bias: __m256i = bytemuck::cast(*panel.bias);
+    let offset: __m256i = bytemuck::cast(*panel.offset);
+    for (row, sums) in sums.iter().enumerate() {
         // A column has two sums side by side: the even ones end in their lower halves, the odd ones in their upper.
-        let even = _mm256_add_epi16(sums[index][0], _mm256_srli_epi32(sums[index][0], 16));
-        let odd = _mm256_add_epi16(sums[index][1], _mm256_slli_epi32(sums[index][1], 16));
+        let even = _mm256_add_epi16(sums[0], _mm256_srli_epi32(sums[0], 16));
+        let odd = _mm256_add_epi16(sums[1], _mm256_slli_epi32(sums[1], 16));
         let products = _mm256_sub_epi16(_mm256_blend_epi16(even, odd, 0b1010_1010), bias);
-        let score = _mm256_subs_epi16(products, offset);
-        let seen = &mut seen[index];
-        let first = load(&seen.first);
-        let second = _mm256_max_epi16(load(&seen.second), _mm256_min_epi16(first, score));
-        store(&mut seen.second, second);
-        store(&mut seen.first, _mm256_max_epi16(first, score));
-        store(&mut scores[index], score);
-        let above = _mm256_movemask_epi8(_mm256_cmpgt_epi16(score, _mm256_set1_epi16(seen.floor)));
-        told |= u32::from(above != 0) << index;
+        let scores = _mm256_subs_epi16(products, offset);
+        scored.scores[row] = bytemuck::cast(scores);
+        let above = _mm256_cmpgt_epi16(scores, _mm256_set1_epi16(floors[row]));
+        let above = _mm_packs_epi16(_mm256_castsi256_si128(above), _mm256_extracti128_si256(above, 1));
+        scored.above[row] = _mm_movemask_epi8(above) as u16;
+        // There is an instruction for the smallest of eight unsigned numbers: turned over, it is the largest signed one.
+        let larger = _mm_max_epi16(_mm256_castsi256_si128(scores), _mm256_extracti128_si256(scores, 1));
+        let turned = _mm_minpos_epu16(_mm_xor_si128(larger, _mm_set1_epi16(i16::MAX)));
+        scored.highest[row] = _mm_extract_epi16(turned, 0) as i16 ^ i16::MAX;
     }
-    told
-}
-
-#[target_feature(enable = "avx2")]
-fn load(scores: &Scores) -> __m256i {
-    bytemuck::cast(*scores)
-}
-
-#[target_feature(enable = "avx2")]
-fn store(scores: &mut Scores, values: __m256i) {
-    *scores = bytemuck::cast(values);
 }
 
 #[target_feature(enable = "avx2")]
@@ -228,7 +247,7 @@ mod tests {
             quads in 1_usize..20,
             seed in prop::collection::vec(any::<u8>(), 64),
             offsets in prop::array::uniform16(-20_000_i16..32_000),
-            floor in -3_000_i16..3_000,
+            floors in prop::array::uniform6(-30_000_i16..20_000),
         ) {
             let width = quads * TOGETHER;
             let draw = |at: usize| seed[at % seed.len()].wrapping_mul((at / seed.len()) as u8 * 2 + 1);
@@ -245,29 +264,38 @@ mod tests {
             }
             let panel = Panel { coordinates: &coordinates, bias: &bias, offset: &offsets };
             let rows: [&[u8]; ROWS] = std::array::from_fn(|row| rows[row].as_slice());
-            let mut seen = [Seen::new(floor); ROWS];
-            let mut scores = [[0; COLUMNS]; ROWS];
-            let told = plain(rows, &panel, width, &mut seen, &mut scores);
+            let mut defined = Scored::default();
+            plain(rows, &floors, &panel, width, &mut defined);
             for row in 0..ROWS {
-                for column in 0..COLUMNS {
+                for (column, &offset) in offsets.iter().enumerate() {
                     let product: i32 = (0..width)
                         .map(|at| (i32::from(rows[row][at]) - i32::from(ZERO)) * i32::from(column_at(column, at)))
                         .sum();
-                    let expected = (product - i32::from(offsets[column])).clamp(-32_768, 32_767);
-                    prop_assert_eq!(i32::from(scores[row][column]), expected);
+                    let expected = (product - i32::from(offset)).clamp(-32_768, 32_767);
+                    prop_assert_eq!(i32::from(defined.scores[row][column]), expected);
+                    let is_above = defined.above[row] >> column & 1 == 1;
+                    prop_assert_eq!(is_above, expected > i32::from(floors[row]));
                 }
-                prop_assert_eq!(told >> row & 1 == 1, scores[row].iter().any(|&score| score > floor));
-                let mut sorted = scores[row];
-                sorted.sort_unstable();
-                prop_assert_eq!(seen[row].top(), (sorted[COLUMNS - 1], sorted[COLUMNS - 2]));
+                prop_assert_eq!(Some(&defined.highest[row]), defined.scores[row].iter().max());
             }
-            // A second time: each score is its own second.
-            let (mut seen_here, mut scores_here) = ([Seen::new(floor); ROWS], [[0; COLUMNS]; ROWS]);
-            let told_here = score(rows, &panel, &mut seen_here, &mut scores_here);
-            prop_assert_eq!((told_here, &seen_here, &scores_here), (told, &seen, &scores));
-            score(rows, &panel, &mut seen_here, &mut scores_here);
-            plain(rows, &panel, width, &mut seen, &mut scores);
-            prop_assert_eq!(seen_here, seen);
+            let mut found = Scored::default();
+            score(rows, &floors, &panel, &mut found);
+            prop_assert_eq!(found, defined);
+        }
+
+        #[test]
+        fn bounds_are_distances_rounded_down(highest in prop::collection::vec(any::<i16>(), 1..40)) {
+            let bound = Bound { square: 2.5, margin: 700.0, twice_step: 1e-4, scale: 20_000.0 };
+            let mut bounds = vec![77; highest.len()];
+            set_bounds(&highest, bound, &mut bounds);
+            for (&score, &found) in highest.iter().zip(&bounds) {
+                let exact = (2.5 - 1e-4 * (f64::from(score) + 700.0)).max(0.0).sqrt() * 20_000.0;
+                match score {
+                    i16::MIN => prop_assert_eq!(found, 77),
+                    i16::MAX => prop_assert_eq!(found, 0),
+                    _ => prop_assert!((f64::from(found) - exact.min(65_535.0)).abs() <= 1.5, "{} {}", found, exact),
+                }
+            }
         }
 
         #[test]
