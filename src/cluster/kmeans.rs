@@ -1,11 +1,11 @@
 //! Lloyd's k-means over unit rows (paper, section 3.3).
 //!
 //! In go points `[N, d]` of f32 and a seed; out come centroids `[k, d]`, and for every point its nearest centroid and the
-//! squared distance to it. On a processor with AVX2, up to 640 dimensions, [`Lloyd`] does it; elsewhere the search for the nearest
+//! squared distance to it. On a processor with AVX2, up to 640 dimensions, `lloyd.rs` does it; elsewhere the search for the nearest
 //! is a matrix product of libtorch by blocks of points, so that `N × k` never exists in full. Clusters that run empty are
 //! repaired after each update, and once more after the last assignment where the plan says so.
 //!
-//! The same points and seed give the same result: with [`Lloyd`] to the last bit, whatever the number of threads. By products,
+//! The same points and seed give the same result: by `lloyd.rs` to the last bit, whatever the number of threads. By products,
 //! points in double tie between two centroids may fall to either when block size, threads or device change.
 
 use super::blocks::{block, blocks};
