@@ -92,7 +92,7 @@ def run_matmul(points, start, iterations, threads):
 
     torch.set_num_threads(threads)
     rows, columns = torch.from_numpy(points), torch.from_numpy(start).T
-    block = max(1, (16 << 20) // (4 * len(start)))
+    block = min(len(points), max(1, (16 << 20) // (4 * len(start))))
     out = torch.empty(block, len(start))
     part = min(len(points), max(block, len(points) // 10)) // block * block
     torch.mm(rows[:block], columns, out=out)  # the first call fetches memory and threads

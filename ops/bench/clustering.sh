@@ -12,11 +12,5 @@ python=${PYTHON:-.peers/bin/python}
 [[ -x $python ]] || { echo "clustering: no $python: run ops/peers.sh first, or name one with PYTHON" >&2; exit 2; }
 mkdir -p "$data"
 
-[[ -n ${LIBTORCH:-} || ! -d .libtorch/torch ]] || export LIBTORCH=$PWD/.libtorch/torch
-binary=$(cargo bench --quiet --bench clustering --no-run --message-format=json |
-    "$python" -c 'import json, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] == "clustering":
-        print(message["executable"])')
+binary=$(PYTHON=$python ops/bench/binary.sh clustering)
 "$python" ops/bench/clustering.py "$binary" "$data" "$@"

@@ -24,11 +24,5 @@ if [[ ! -f $data/made ]]; then
     mv "$data/made.part" "$data/made"
 fi
 
-[[ -n ${LIBTORCH:-} || ! -d .libtorch/torch ]] || export LIBTORCH=$PWD/.libtorch/torch
-binary=$(cargo bench --quiet --bench ingest --no-run --message-format=json |
-    "$python" -c 'import json, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] == "ingest":
-        print(message["executable"])')
+binary=$(PYTHON=$python ops/bench/binary.sh ingest)
 "$python" ops/bench/ingest.py "$binary" "$data" --results ops/bench/RESULTS.md "$@"

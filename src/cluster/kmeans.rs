@@ -11,6 +11,7 @@
 use super::blocks::{block, blocks};
 use super::empties;
 use super::lloyd::Lloyd;
+use super::screen::Screen;
 use super::whiten::mean_row;
 use crate::config::Empties;
 use crate::error::{Error, Result};
@@ -93,6 +94,9 @@ pub fn cluster(points: &Tensor, start: Option<&Tensor>, options: Options) -> Res
 
 /// Lloyd's iterations on the processor ([`Lloyd`]); none where matrix products do better.
 fn on_host(points: &Tensor, start: &Tensor, options: Options, rng: &mut ChaCha8Rng) -> Result<Option<Partition>> {
+    if points.device() != Device::Cpu || !Screen::pays(points.size2()?.1 as usize) {
+        return Ok(None);
+    }
     let (points, start) = (points.f_contiguous()?, start.f_contiguous()?);
     let (Some(entries), Some(first)) = (floats(&points), floats(&start)) else { return Ok(None) };
     let mean = Vec::<f32>::try_from(mean_row(&points, Device::Cpu)?.f_to_kind(Kind::Float)?)?;
@@ -110,13 +114,12 @@ fn on_host(points: &Tensor, start: &Tensor, options: Options, rng: &mut ChaCha8R
             break;
         }
         pool.install(|| lloyd.update(&assigned));
-        let mut sizes = lloyd.counts().to_vec();
-        repaired = sizes.contains(&0);
-        if repaired
-            && let Some(places) =
-                empties::repair(&Tensor::f_from_slice(lloyd.centroids())?.f_view(shape)?, &mut sizes, rng)?
-        {
-            lloyd.displace(&Vec::<f32>::try_from(places.f_reshape([-1])?)?);
+        repaired = lloyd.counts().contains(&0);
+        if repaired {
+            let (means, mut sizes) = (Tensor::f_from_slice(lloyd.centroids())?.f_view(shape)?, lloyd.counts().to_vec());
+            if let Some(places) = empties::repair(&means, &mut sizes, rng)? {
+                lloyd.displace(&Vec::<f32>::try_from(places.f_reshape([-1])?)?);
+            }
         }
     }
     pool.install(|| lloyd.assign());

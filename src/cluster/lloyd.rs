@@ -73,7 +73,9 @@ impl<'a> Lloyd<'a> {
         let width = mean.len();
         let screen = Screen::new(points, mean)?;
         let (count, k) = (screen.len(), centroids.len() / width);
-        let (panels, diameter) = (k.div_ceil(COLUMNS), screen.diameter());
+        let panels = k.div_ceil(COLUMNS);
+        let together = panels.div_ceil(MOST_BOUNDS);
+        let scale = f64::from(u16::MAX - 1) / screen.diameter();
         let largest =
             points.par_iter().fold(|| 0.0_f32, |largest, entry| largest.max(entry.abs())).reduce(|| 0.0, f32::max);
         Some(Self {
@@ -85,9 +87,9 @@ impl<'a> Lloyd<'a> {
             labels: vec![0; count],
             distances: vec![0.0; count],
             order: Vec::new(),
-            together: panels.div_ceil(MOST_BOUNDS),
-            bounds: vec![0; count * panels.div_ceil(panels.div_ceil(MOST_BOUNDS))],
-            scale: f64::from(u16::MAX - 1) / diameter,
+            together,
+            bounds: vec![0; count * panels.div_ceil(together)],
+            scale,
             moved: vec![0.0; k],
             rounds: 0,
             displaced: Vec::new(),

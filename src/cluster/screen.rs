@@ -73,11 +73,16 @@ pub(super) struct Columns {
 }
 
 impl<'a> Screen<'a> {
+    /// Whether points of this width are worth it on this processor.
+    pub(super) fn pays(width: usize) -> bool {
+        (1..=WIDEST).contains(&width) && scores::is_fast()
+    }
+
     /// Copies points `[N, width]`; none where screening does not pay: too wide, all points the same, or a processor
     /// that is slow at it. `mean` is any point, best their mean.
     pub(super) fn new(points: &'a [f32], mean: Vec<f32>) -> Option<Self> {
         let width = mean.len();
-        if width == 0 || width > WIDEST || !scores::is_fast() {
+        if !Self::pays(width) {
             return None;
         }
         let squares = points.par_chunks_exact(width).map(|point| scores::squared_distance(point, &mean));
