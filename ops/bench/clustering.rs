@@ -25,7 +25,8 @@ fn main() {
         k: start.size()[0] as usize,
         iterations: number(iterations) as usize,
         seed: 1,
-        empties: Empties::Keep,
+        empties: Empties::Faiss,
+        ..Options::default()
     };
     let started = Instant::now();
     let found = kmeans::cluster(&points, Some(&start), options).expect("a partition");

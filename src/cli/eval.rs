@@ -1,12 +1,9 @@
 //! `shoal eval`: what a network has learnt, by frozen features; how alike two clusterings are.
 
 use super::network::NetworkArguments;
-use crate::cluster::agreement::{Contingency, Normalizer};
-use crate::cluster::assignments::Assignments;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluate::{knn, linear};
 use serde::Serialize;
-use std::path::PathBuf;
 use tch::Tensor;
 
 /// The evaluations.
@@ -17,7 +14,7 @@ pub(super) enum Command {
     /// Accuracy of a linear classifier on frozen features
     Linear(ProbeArguments),
     /// Normalised mutual information of two clusterings, or of one with the labels of its samples
-    Nmi(NmiArguments),
+    Nmi(super::nmi::Arguments),
 }
 
 /// A network, and labelled shards to fit and to test on.
@@ -54,24 +51,6 @@ pub(super) struct KnnArguments {
     neighbours: usize,
 }
 
-/// The arguments of `shoal eval nmi`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  shoal eval nmi runs/fashion/clusters/step-000001500.arrow runs/fashion/clusters/step-000001750.arrow
-  shoal eval nmi runs/fashion/clusters/step-000001750.arrow
-
-With two files: over the samples that stand in both (cycles of a long stream share few). With one: against the labels (.cls) in it.")]
-pub(super) struct NmiArguments {
-    /// Assignments of a cycle (RUN/clusters/step-*.arrow)
-    first: PathBuf,
-    /// Assignments of another
-    second: Option<PathBuf>,
-    /// Results as JSON
-    #[arg(long)]
-    json: bool,
-}
-
 /// What a probe found.
 #[derive(Debug, Serialize)]
 struct Accuracy {
@@ -99,7 +78,7 @@ pub(super) fn run(command: &Command) -> Result<()> {
             let found = linear::accuracy(&probe.train, &probe.train_labels, &probe.test, &probe.test_labels, options)?;
             probe.tell("linear", found.accuracy, arguments.json)
         }
-        Command::Nmi(arguments) => nmi(arguments),
+        Command::Nmi(arguments) => super::nmi::run(arguments),
     }
 }
 
@@ -145,38 +124,4 @@ impl Probe {
             found.dimensions
         ))
     }
-}
-
-/// What two clusterings have in common.
-#[derive(Debug, Serialize)]
-struct Agreement {
-    samples: usize,
-    nmi: f64,
-    nmi_arithmetic: f64,
-}
-
-fn nmi(arguments: &NmiArguments) -> Result<()> {
-    let first = Assignments::read(&arguments.first)?;
-    let pairs = match &arguments.second {
-        Some(path) => first.pairs(&Assignments::read(path)?),
-        None => first.pairs_with_classes(),
-    };
-    if pairs.is_empty() {
-        return Err(match &arguments.second {
-            Some(path) => Error::data(format!("{} and {} share no sample", arguments.first.display(), path.display())),
-            None => Error::data(format!("{} holds no labels (.cls)", arguments.first.display()))
-                .with_hint("give a second file to compare with"),
-        });
-    }
-    let samples = pairs.len();
-    let table = Contingency::new(pairs.into_iter());
-    let (nmi, nmi_arithmetic) = (table.nmi(Normalizer::Geometric), table.nmi(Normalizer::Arithmetic));
-    let found = Agreement { samples, nmi, nmi_arithmetic };
-    if arguments.json {
-        return super::print_json(&found);
-    }
-    super::print(&format!(
-        "NMI {:.4} (geometric), {:.4} (arithmetic), {} samples",
-        found.nmi, found.nmi_arithmetic, found.samples
-    ))
 }

@@ -11,6 +11,7 @@ mod export;
 mod inspect;
 mod log;
 mod network;
+mod nmi;
 mod pretrain;
 mod shards;
 mod show;

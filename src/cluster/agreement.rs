@@ -26,6 +26,15 @@ pub enum Normalizer {
     Arithmetic,
 }
 
+impl Normalizer {
+    pub(super) fn mean(self, first: f64, second: f64) -> f64 {
+        match self {
+            Self::Geometric => (first * second).sqrt(),
+            Self::Arithmetic => (first + second) / 2.0,
+        }
+    }
+}
+
 impl Contingency {
     /// Counts pairs of labels.
     pub fn new(pairs: impl Iterator<Item = (u32, u32)>) -> Self {
@@ -60,10 +69,7 @@ impl Contingency {
         if first == 0.0 && second == 0.0 {
             return 1.0;
         }
-        let mean = match normalizer {
-            Normalizer::Geometric => (first * second).sqrt(),
-            Normalizer::Arithmetic => (first + second) / 2.0,
-        };
+        let mean = normalizer.mean(first, second);
         if mean == 0.0 {
             return 0.0;
         }

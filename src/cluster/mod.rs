@@ -7,16 +7,15 @@
 //! Intermediate memory is the whitened rows, `N × d × 4` bytes, on a processor `N × (d + 272)` more, and blocks of 16 MiB (128 on a GPU). What can go wrong: fewer rows than clusters,
 //! rows that are all the same, rows that are not finite. Each is an error that names the key to change.
 
+mod adjusted;
 pub mod agreement;
 pub mod assignments;
 mod blocks;
-mod empties;
-mod lloyd;
-mod panels;
+pub mod hierarchy;
 pub mod kmeans;
 pub mod matching;
-mod screen;
-mod sums;
+pub mod pic;
+pub mod sinkhorn;
 pub mod whiten;
 
 pub(crate) use blocks::{block, blocks};
@@ -26,6 +25,7 @@ use crate::config::{ClusterPlan, Method, Start};
 use crate::error::{Error, Result};
 use crate::shards::SampleId;
 use agreement::{Contingency, Normalizer};
+use kmeans::Seeding;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -91,10 +91,19 @@ pub fn fit(rows: &Rows<'_>, plan: &ClusterPlan, seed: u64, device: Device) -> Re
     let whitening = Whitening::fit(&rows.features, plan.pca, device)?;
     let points = whitening.apply_all(&rows.features)?;
     let start = match plan.start {
-        Start::Random => None,
+        Start::Random | Start::PlusPlus => None,
         Start::Warm => warm_start(&points, rows.labels, plan.k, seed)?,
     };
-    let options = kmeans::Options { k: plan.k, iterations: plan.iterations, seed, empties: plan.empties };
+    let options = kmeans::Options {
+        k: plan.k,
+        iterations: plan.iterations,
+        tolerance: plan.tolerance,
+        seed,
+        seeding: if plan.start == Start::PlusPlus { Seeding::PlusPlus } else { Seeding::Random },
+        spherical: plan.spherical,
+        empties: plan.empties,
+        small: plan.small,
+    };
     let partition = kmeans::cluster(&points, start.as_ref(), options)?;
 
     let before = overlap_with(&partition.assignment, rows.labels.iter().copied());
@@ -227,7 +236,14 @@ fn continued_clusters(partners: &[Option<u32>], k: usize) -> Vec<Option<u32>> {
 pub(crate) mod samples {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
-    use tch::Tensor;
+    use tch::{Kind, Tensor};
+
+    /// Points of length one in all directions alike.
+    pub(crate) fn unit(seed: u64, rows: i64, width: i64) -> Tensor {
+        let points = normal(seed, rows, width);
+        let lengths = points.square().sum_dim_intlist(1, true, Kind::Float).sqrt();
+        points / lengths
+    }
 
     /// Normal deviates `[rows, width]` of f32 that, unlike libtorch's, do not depend on the tests that run beside.
     pub(crate) fn normal(seed: u64, rows: i64, width: i64) -> Tensor {

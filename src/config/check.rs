@@ -171,6 +171,7 @@ impl Plan {
             },
         );
         checks.at_least("cluster.iterations", cluster.iterations, 1);
+        checks.share("cluster.tolerance", cluster.tolerance);
         let most = feature_size(self.model.arch).min(bank.capacity);
         checks.require((1..=most).contains(&cluster.pca), &["cluster.pca", "bank.capacity"], || {
             let arch = self.model.arch.name();

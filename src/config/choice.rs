@@ -122,17 +122,23 @@ choice! {
     Start {
         /// From k random rows, as the paper.
         Random = "random",
+        /// From rows that lie apart (k-means++, or its parallel form).
+        PlusPlus = "plusplus",
         /// From the centroids of the last cycle, where the features still allow it.
         Warm = "warm",
     }
 }
 choice! {
-    /// What becomes of clusters that are empty after the last assignment.
+    /// What becomes of clusters without points: `cluster/kmeans/empties.rs` has the rules in full.
     Empties {
-        /// They stay empty: their labels are never given (as faiss and the paper's code).
-        Keep = "keep",
-        /// A donor, drawn in proportion to its size, is split and its points assigned anew (paper, section 3.3).
+        /// A donor, drawn in proportion to its size, is split, also after the last assignment: none stays empty.
         Split = "split",
+        /// As faiss and so the paper's code, number for number: clusters may be empty after the last assignment.
+        Faiss = "faiss",
+        /// As the paper's text: any cluster donates, and its points go to the nearer of the two (section 3.3).
+        Paper = "paper",
+        /// As `split`, and clusters of fewer than `cluster.small` points give way to parts of the largest (Online Deep Clustering).
+        Odc = "odc",
     }
 }
 choice! {

@@ -247,12 +247,18 @@ pub struct ClusterPlan {
     pub refresh: Refresh,
     /// Iterations of k-means; the paper's 20.
     pub iterations: usize,
+    /// Stops k-means once an iteration lowers the objective by less than this share of it.
+    pub tolerance: f64,
+    /// Centroids of length one.
+    pub spherical: bool,
     /// Dimensions kept by PCA; the paper's 256.
     pub pca: usize,
     /// Where k-means starts.
     pub start: Start,
-    /// What becomes of empty clusters in the end.
+    /// What becomes of empty clusters.
     pub empties: Empties,
+    /// Points below which a cluster is small, for `empties = "odc"`; 20 there.
+    pub small: usize,
 }
 
 impl Default for ClusterPlan {
@@ -264,9 +270,12 @@ impl Default for ClusterPlan {
             assigner: AssignerKind::Frozen,
             refresh: Refresh::Refill,
             iterations: 20,
+            tolerance: 0.0,
+            spherical: false,
             pca: 256,
             start: Start::Random,
             empties: Empties::Split,
+            small: 20,
         }
     }
 }

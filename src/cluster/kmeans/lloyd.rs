@@ -9,11 +9,18 @@
 //!
 //! Memory, beside points `[N, d]` and centroids: a byte for each entry, and at most 256 + 16 for each point.
 
+use super::engine::{Assigned, Engine, Outcome};
 use super::panels;
 use super::screen::{Columns, Screen};
 use super::sums::{Change, Sums};
+use crate::cluster::whiten::mean_row;
+use crate::error::{Error, Result};
+use crate::torch::floats;
 use crate::torch::scores::{self, COLUMNS, ROWS, Scored, squared_distance};
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor};
 
 /// Points that a thread takes at once: their bytes stay in the second cache while panels of centroids go by.
 const CHUNK: usize = 64 * ROWS;
@@ -26,6 +33,7 @@ const REORDERED: [usize; 3] = [0, 1, 3];
 
 /// Points, centroids, and who is whose.
 pub(super) struct Lloyd<'a> {
+    pool: Arc<ThreadPool>,
     screen: Screen<'a>,
     points: &'a [f32],
     width: usize,
@@ -46,17 +54,10 @@ pub(super) struct Lloyd<'a> {
     moved: Vec<f64>,
     /// Assignments so far.
     rounds: usize,
+    /// Points that the last assignment gave another centroid.
+    changes: Vec<Change>,
     /// Clusters whose centroid is not their mean.
     displaced: Vec<u32>,
-}
-
-/// One assignment.
-pub(super) struct Assigned {
-    /// Sum of squared distances.
-    pub(super) objective: f64,
-    /// Points that changed.
-    pub(super) changed: usize,
-    changes: Vec<Change>,
 }
 
 /// What one thread works on: a chunk of points.
@@ -68,22 +69,34 @@ struct Chunk<'c> {
 }
 
 impl<'a> Lloyd<'a> {
-    /// Points `[N, width]` and centroids `[k, width]`; none where [`Screen::new`] declines.
-    pub(super) fn new(points: &'a [f32], mean: Vec<f32>, centroids: Vec<f32>) -> Option<Self> {
+    /// Points `[N, d]` and centroids `[k, d]` of f32, on the host; none where [`Screen::new`] declines.
+    pub(super) fn new(points: &'a Tensor, centroids: &Tensor) -> Result<Option<Self>> {
+        let width = points.size2()?.1 as usize;
+        let Some(entries) = floats(points).filter(|_| Screen::pays(width)) else { return Ok(None) };
+        let mean = Vec::<f32>::try_from(mean_row(points, Device::Cpu)?.f_to_kind(Kind::Float)?)?;
+        let centroids = Vec::<f32>::try_from(centroids.f_reshape([-1])?)?;
+        Self::with_threads(entries, mean, centroids, tch::get_num_threads().max(1) as usize)
+    }
+
+    fn with_threads(points: &'a [f32], mean: Vec<f32>, centroids: Vec<f32>, threads: usize) -> Result<Option<Self>> {
         let width = mean.len();
-        let screen = Screen::new(points, mean)?;
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|error| Error::device(format!("cannot start threads for clustering: {error}")))?;
+        let Some(screen) = pool.install(|| Screen::new(points, mean)) else { return Ok(None) };
         let (count, k) = (screen.len(), centroids.len() / width);
         let panels = k.div_ceil(COLUMNS);
         let together = panels.div_ceil(MOST_BOUNDS);
         let scale = f64::from(u16::MAX - 1) / screen.diameter();
         let largest =
-            points.par_iter().fold(|| 0.0_f32, |largest, entry| largest.max(entry.abs())).reduce(|| 0.0, f32::max);
-        Some(Self {
+            || points.par_iter().fold(|| 0.0_f32, |most, entry| most.max(entry.abs())).reduce(|| 0.0, f32::max);
+        let sums = Sums::new(k, width, pool.install(largest));
+        Ok(Some(Self {
+            pool: Arc::new(pool),
             screen,
             points,
             width,
             centroids,
-            sums: Sums::new(k, width, largest),
+            sums,
             labels: vec![0; count],
             distances: vec![0.0; count],
             order: Vec::new(),
@@ -92,12 +105,12 @@ impl<'a> Lloyd<'a> {
             scale,
             moved: vec![0.0; k],
             rounds: 0,
+            changes: Vec::new(),
             displaced: Vec::new(),
-        })
+        }))
     }
 
-    /// Gives every point its nearest centroid.
-    pub(super) fn assign(&mut self) -> Assigned {
+    fn search(&mut self) -> Assigned {
         if REORDERED.contains(&self.rounds) {
             self.order = panels::put_together(&self.centroids, self.width);
             self.bounds.fill(0);
@@ -125,40 +138,19 @@ impl<'a> Lloyd<'a> {
             self.distances.par_chunks_mut(CHUNK),
             self.bounds.par_chunks_mut(CHUNK * groups),
         );
-        let outcomes: Vec<(f64, Vec<Change>)> = chunks
+        let outcomes: Vec<Searched> = chunks
             .into_par_iter()
             .enumerate()
             .map(|(index, (labels, distances, bounds))| {
                 task.run(Chunk { first: index * CHUNK, labels, distances, bounds })
             })
             .collect();
-        let objective = outcomes.iter().map(|(objective, _)| objective).sum();
-        let changes: Vec<Change> = outcomes.into_iter().flat_map(|(_, changes)| changes).collect();
+        let objective = outcomes.iter().map(|searched| searched.objective).sum();
+        let measured = outcomes.iter().map(|searched| searched.measured).sum();
+        self.changes = outcomes.into_iter().flat_map(|searched| searched.changes).collect();
         self.moved.fill(0.0);
         self.rounds += 1;
-        Assigned { objective, changed: changes.len(), changes }
-    }
-
-    /// Moves centroids to the means of their points; those without points stay.
-    pub(super) fn update(&mut self, assigned: &Assigned) {
-        let mut clusters = self.sums.apply(self.points, &assigned.changes);
-        clusters.append(&mut self.displaced);
-        let mut mean = vec![0.0; self.width];
-        for cluster in clusters {
-            let cluster = cluster as usize;
-            mean.copy_from_slice(self.centroid(cluster));
-            self.sums.mean(cluster, &mut mean);
-            self.move_to(cluster, &mean);
-        }
-    }
-
-    /// Puts the centroids that differ in `places` `[k, width]` there, until the next update.
-    pub(super) fn displace(&mut self, places: &[f32]) {
-        for (cluster, place) in places.chunks_exact(self.width).enumerate() {
-            if self.move_to(cluster, place) {
-                self.displaced.push(cluster as u32);
-            }
-        }
+        Assigned { objective, settled: self.changes.is_empty() && self.displaced.is_empty(), measured }
     }
 
     /// Puts a centroid elsewhere; whether it was not there.
@@ -174,41 +166,79 @@ impl<'a> Lloyd<'a> {
     }
 
     /// One centroid.
-    pub(super) fn centroid(&self, cluster: usize) -> &[f32] {
+    fn centroid(&self, cluster: usize) -> &[f32] {
         &self.centroids[cluster * self.width..][..self.width]
     }
+}
 
-    /// All centroids, `[k, width]`.
-    pub(super) fn centroids(&self) -> &[f32] {
-        &self.centroids
+impl Engine for Lloyd<'_> {
+    fn assign(&mut self) -> Result<Assigned> {
+        let pool = Arc::clone(&self.pool);
+        Ok(pool.install(|| self.search()))
     }
 
-    /// Points of each cluster, as of the last update.
-    pub(super) fn counts(&self) -> &[u64] {
+    fn update(&mut self, spherical: bool) -> Result<()> {
+        let changes = std::mem::take(&mut self.changes);
+        let mut clusters = self.pool.install(|| self.sums.apply(self.points, &changes));
+        clusters.append(&mut self.displaced);
+        let mut mean = vec![0.0; self.width];
+        for cluster in clusters {
+            let cluster = cluster as usize;
+            mean.copy_from_slice(self.centroid(cluster));
+            self.sums.mean(cluster, &mut mean);
+            if spherical {
+                to_unit_length(&mut mean);
+            }
+            self.move_to(cluster, &mean);
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> &[u64] {
         self.sums.counts()
     }
 
-    /// The cluster of each point.
-    #[cfg(test)]
-    pub(super) fn labels(&self) -> &[u32] {
-        &self.labels
+    fn centroids(&self) -> Result<Vec<f32>> {
+        Ok(self.centroids.clone())
     }
 
-    /// The squared distance of each point to its centroid.
-    #[cfg(test)]
-    pub(super) fn distances(&self) -> &[f32] {
-        &self.distances
+    fn displace(&mut self, places: &[f32]) -> Result<()> {
+        for (cluster, place) in places.chunks_exact(self.width).enumerate() {
+            if self.move_to(cluster, place) {
+                self.displaced.push(cluster as u32);
+            }
+        }
+        Ok(())
     }
 
-    /// Labels and squared distances of the last assignment.
-    pub(super) fn into_parts(self) -> (Vec<u32>, Vec<f32>) {
-        (self.labels, self.distances)
+    fn finish(self: Box<Self>) -> Result<Outcome> {
+        let centroids = rows(&self.centroids, self.width)?;
+        Ok(Outcome { centroids, labels: self.labels, distances: self.distances })
+    }
+}
+
+fn rows(entries: &[f32], width: usize) -> Result<Tensor> {
+    Ok(Tensor::f_from_slice(entries)?.f_view([-1, width as i64])?)
+}
+
+/// Scales a row to length one; one of length 0 stays.
+fn to_unit_length(row: &mut [f32]) {
+    let square: f64 = row.iter().map(|&entry| f64::from(entry).powi(2)).sum();
+    if square > 0.0 {
+        row.iter_mut().for_each(|entry| *entry = (f64::from(*entry) / square.sqrt()) as f32);
     }
 }
 
 /// At least so many steps of a bound.
 fn round_up(steps: f64) -> u16 {
     (steps.ceil() + 1.0).min(f64::from(u16::MAX)) as u16
+}
+
+/// What one thread found out about a chunk.
+struct Searched {
+    objective: f64,
+    measured: u64,
+    changes: Vec<Change>,
 }
 
 /// What all threads share.
@@ -232,13 +262,16 @@ struct Found {
     centroid: u32,
     /// Steps at or below it are of centroids that are farther.
     floor: i16,
+    /// Distances measured so far.
+    measured: u32,
 }
 
 impl Task<'_> {
-    fn run(&self, mut chunk: Chunk<'_>) -> (f64, Vec<Change>) {
+    fn run(&self, mut chunk: Chunk<'_>) -> Searched {
         let before = chunk.labels.to_vec();
         let (found, highest) = self.search(&mut chunk);
         let groups = self.drift.len();
+        let measured = found.iter().map(|found| u64::from(found.measured)).sum();
         for (row, found) in found.into_iter().enumerate() {
             let point = chunk.first + row;
             (chunk.labels[row], chunk.distances[row]) = (found.centroid, found.distance);
@@ -254,7 +287,8 @@ impl Task<'_> {
             from: (!self.is_first).then_some(from),
             to,
         });
-        (chunk.distances.iter().map(|&distance| f64::from(distance)).sum(), changes.collect())
+        let changes = changes.collect();
+        Searched { objective: chunk.distances.iter().map(|&distance| f64::from(distance)).sum(), measured, changes }
     }
 
     fn distance(&self, point: usize, centroid: u32) -> f32 {
@@ -304,12 +338,12 @@ impl Task<'_> {
     /// What is known of a point before a search.
     fn own(&self, chunk: &Chunk<'_>, row: usize) -> Found {
         if self.is_first {
-            return Found { distance: f32::INFINITY, centroid: u32::MAX, floor: i16::MIN };
+            return Found { distance: f32::INFINITY, centroid: u32::MAX, floor: i16::MIN, measured: 0 };
         }
         let (point, centroid) = (chunk.first + row, chunk.labels[row]);
         let stays = self.moved[centroid as usize] == 0.0;
         let distance = if stays { chunk.distances[row] } else { self.distance(point, centroid) };
-        Found { distance, centroid, floor: self.screen.floor(point, self.columns, distance) }
+        Found { distance, centroid, floor: self.screen.floor(point, self.columns, distance), measured: 0 }
     }
 
     /// Screens up to six rows of the chunk in one panel, and measures what may be nearer.
@@ -342,9 +376,65 @@ impl Task<'_> {
         if centroid == found.centroid {
             return;
         }
+        found.measured = found.measured.wrapping_add(1);
         let distance = self.distance(point, centroid);
         if distance < found.distance || (distance == found.distance && centroid < found.centroid) {
-            *found = Found { distance, centroid, floor: self.screen.floor(point, self.columns, distance) };
+            let floor = self.screen.floor(point, self.columns, distance);
+            *found = Found { distance, centroid, floor, ..*found };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::samples::{normal, unit};
+
+    /// Points of every kind that screening has to cope with.
+    fn hard_cases() -> Vec<(&'static str, Tensor)> {
+        let spread = normal(21, 900, 24) * Tensor::logspace(-2.0, 1.0, 24, 10.0, (Kind::Float, Device::Cpu));
+        let lengths = Tensor::logspace(-4.0, 2.0, 900, 10.0, (Kind::Float, Device::Cpu)).view([900, 1]);
+        vec![
+            ("isotropic", unit(22, 1_500, 256)),
+            ("of very different lengths", normal(23, 900, 33) * lengths),
+            ("of columns of very different scale", spread),
+            ("far from the origin", unit(24, 900, 16) + 1_000.0),
+            ("on few places", normal(25, 40, 5).repeat([25, 1])),
+            ("on a line", normal(26, 700, 1)),
+        ]
+    }
+
+    #[test]
+    fn screening_misses_no_nearer_centroid_and_threads_change_nothing() -> Result<()> {
+        for (kind, points) in hard_cases() {
+            let start = points.narrow(0, 0, 37).contiguous();
+            let mean = Vec::<f32>::try_from(mean_row(&points, Device::Cpu)?.to_kind(Kind::Float))?;
+            let entries = floats(&points).expect("floats");
+            let run = |threads: usize| -> Result<_> {
+                let first = floats(&start).expect("floats").to_vec();
+                let lloyd = Lloyd::with_threads(entries, mean.clone(), first, threads)?;
+                let mut lloyd = Box::new(lloyd.expect("worth screening"));
+                let mut objectives = Vec::new();
+                for round in 0..12 {
+                    objectives.push(lloyd.assign()?.objective.to_bits());
+                    check_nearest(kind, entries, &lloyd);
+                    lloyd.update(round % 2 == 1)?;
+                }
+                let found = lloyd.finish()?;
+                Ok((objectives, found.centroids, found.labels, found.distances))
+            };
+            assert_eq!(run(1)?, run(3)?, "{kind}");
+        }
+        Ok(())
+    }
+
+    /// Every label is that of the nearest centroid, the first of those equally near.
+    fn check_nearest(kind: &str, points: &[f32], lloyd: &Lloyd<'_>) {
+        let width = lloyd.width;
+        for (point, (&label, &distance)) in points.chunks_exact(width).zip(lloyd.labels.iter().zip(&lloyd.distances)) {
+            let all = lloyd.centroids.chunks_exact(width).map(|centroid| scores::squared_distance(point, centroid));
+            let nearest = all.enumerate().min_by(|left, right| left.1.total_cmp(&right.1)).expect("a centroid");
+            assert_eq!((nearest.0 as u32, nearest.1), (label, distance), "points {kind}");
         }
     }
 }
