@@ -104,6 +104,15 @@ impl Table {
         }
     }
 
+    /// What the rows of a matrix column are of.
+    pub(crate) fn entry_type(&self, name: &str) -> Result<DataType> {
+        let schema = self.reader.schema();
+        match schema.field_with_name(name).map(Field::data_type) {
+            Ok(DataType::FixedSizeList(entry, _)) => Ok(entry.data_type().clone()),
+            _ => Err(missing_column(&self.path, name)),
+        }
+    }
+
     /// Rows in the file, counted by reading its first column.
     pub(crate) fn count_rows(&self) -> Result<usize> {
         let mut rows = 0;
@@ -134,6 +143,11 @@ impl Block {
     /// Rows in this block.
     pub(crate) fn rows(&self) -> usize {
         self.batch.num_rows()
+    }
+
+    /// Whether there is a column of that name.
+    pub(crate) fn has_column(&self, name: &str) -> bool {
+        self.batch.column_by_name(name).is_some()
     }
 
     /// The column of that name and array type.

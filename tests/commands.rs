@@ -21,20 +21,20 @@ fn finished_run() -> &'static Path {
     run
 }
 
-fn output(arguments: &[&str]) -> (i32, String, String) {
+pub fn output(arguments: &[&str]) -> (i32, String, String) {
     let output = shoal().args(arguments).output().expect("the program starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
 /// Runs a command that must succeed; its standard output.
-fn ok(arguments: &[&str]) -> String {
+pub fn ok(arguments: &[&str]) -> String {
     let (code, out, err) = output(arguments);
     assert_eq!(code, 0, "{arguments:?}: {err}");
     out
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary folders have plain names")
 }
 

@@ -16,7 +16,7 @@ const TOLERANCE: f64 = 1e-4;
 
 /// The interpreter of the peers' environment, or a line on stderr (past the capture of the test runner) that there is
 /// none.
-fn python(test: &str) -> Option<PathBuf> {
+pub fn python(test: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let environment = std::env::var_os("SHOAL_PEERS").map_or_else(|| root.join(".peers"), PathBuf::from);
     let python = environment.join("bin/python");

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, since each process that loads libtorch costs half a second. One module for each thing
 //! that a user does.
 
+mod cluster;
 mod commands;
 mod damage;
 mod faults;

@@ -89,19 +89,49 @@ fn killed_while_it_writes_a_snapshot_it_goes_on_from_the_one_before() {
 
 #[test]
 fn balanced_windows_and_full_refreshes_go_on_too() {
-    let variants: [&[&str]; 6] = [
+    let variants: [&[&str]; 11] = [
         &["--set", "train.balance=sample", "--set", "train.balance_window=3"],
         &["--set", "cluster.refresh=full", "--set", "bank.capacity=400"],
         &["--set", "cluster.refresh=full", "--set", "bank.capacity=400", "--set", "cluster.every_steps=0"],
         &["--set", "train.head=match", "--set", "cluster.start=warm"],
         &["--set", "cluster.refresh=rolling", "--set", "bank.encoder=student"],
         &["--set", "cluster.refresh=rolling", "--set", "bank.encoder=train"],
+        // From step 18 a clustering is under way when step 21 is kept.
+        &["--set", "cluster.overlap=true", "--set", "cluster.overlap_steps=4"],
+        &[
+            &["--set", "cluster.overlap=true", "--set", "cluster.overlap_steps=4"][..],
+            &["--set", "cluster.refresh=full", "--set", "bank.capacity=400"],
+        ]
+        .concat(),
+        &["--set", "cluster.method=pic", "--set", "cluster.neighbours=3"],
+        &[
+            &["--set", "train.head=centroids", "--set", "bank.projection=32"][..],
+            &["--set", "cluster.spherical=true", "--set", "cluster.start=plusplus"],
+        ]
+        .concat(),
+        &["--set", "cluster.coarse=2", "--set", "cluster.empties=odc", "--set", "cluster.small=4"],
     ];
     for more in variants {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let expected = undisturbed(folder.path(), more);
         let moment: &dyn Fn(&Path) -> bool = &|run| steps_done(run) >= 25;
         assert_eq!(disturbed(folder.path(), more, &[moment]), expected, "{more:?}");
+    }
+}
+
+#[test]
+fn labels_of_a_clustering_beside_training_take_over_at_the_step_that_was_fixed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run = folder.path().join("beside");
+    let overlap =
+        ["--set", "cluster.overlap=true", "--set", "cluster.overlap_steps=4", "--set", "cluster.balanced=true"];
+    finish(&small_pipeline(folder.path()), &run, &overlap);
+    let cycles = records(&run, "cycle");
+    let at: Vec<_> = cycles.iter().map(|record| record["step"].as_u64().expect("a number")).collect();
+    assert_eq!(at, [0, 13, 22, 31, 40], "every 9 steps one begins, but for the first");
+    for record in &cycles[1..] {
+        let (took, stood) = (record["seconds"].as_f64(), record["stood_s"].as_f64());
+        assert!(stood > Some(0.0) && took >= stood, "{took:?} {stood:?}");
     }
 }
 

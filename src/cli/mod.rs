@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 2 usage or pipeline file, 3 data, 4 device or libtorch, 130 interrupted with a snapshot written.
 
 mod attribution;
+mod cluster;
 mod completions;
 mod doctor;
 mod embed;
@@ -48,6 +49,8 @@ enum Command {
     Shards(shards::Command),
     /// Write the features of every image of a list to an Arrow file.
     Embed(embed::Arguments),
+    /// Divide a file of features into clusters; take a balanced subset.
+    Cluster(cluster::Arguments),
     /// Measure a network or a clustering.
     #[command(subcommand)]
     Eval(eval::Command),
@@ -72,6 +75,7 @@ pub fn run() -> Result<()> {
         Command::Pretrain(arguments) => pretrain::run(&arguments),
         Command::Shards(command) => shards::run(&command),
         Command::Embed(arguments) => embed::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Eval(command) => eval::run(&command),
         Command::Show(command) => show::run(&command),
         Command::Export(arguments) => export::run(&arguments),

@@ -189,7 +189,7 @@ pub(super) fn model_file(path: &Path) -> Result<PathBuf> {
         .with_hint("or random:ARCH for an untrained network"))
 }
 
-fn device_kind(name: &str) -> DeviceKind {
+pub(super) fn device_kind(name: &str) -> DeviceKind {
     match name {
         "cpu" => DeviceKind::Cpu,
         "cuda" => DeviceKind::Cuda,

@@ -1,7 +1,7 @@
 //! Which sample is in which cluster, as an Arrow file: one for each cycle of a run.
 //!
 //! Columns: `key` (text, where keys are known), `id` (u64), `cluster` (u32), `distance` (f32, squared, to the centroid),
-//! `class` (i64 or null, from the stream's `.cls`).
+//! `class` (i64 or null, from the stream's `.cls`), and where clusters are clustered in turn, `level_2` (u32) and so on.
 
 use crate::error::{Error, Result};
 use crate::shards::SampleId;
@@ -28,6 +28,8 @@ pub struct Assignments {
     pub distances: Vec<f32>,
     /// Their classes in the stream.
     pub classes: Vec<Option<i64>>,
+    /// Their clusters in each level above, from the second up.
+    pub levels: Vec<Vec<u32>>,
 }
 
 impl Assignments {
@@ -38,7 +40,8 @@ impl Assignments {
     pub fn write(&self, path: &Path) -> Result<()> {
         let rows = self.ids.len();
         let keys = self.keys.as_ref().map_or(rows, Vec::len);
-        if [self.clusters.len(), self.distances.len(), self.classes.len(), keys] != [rows; 4] {
+        let above_fit = self.levels.iter().all(|level| level.len() == rows);
+        if [self.clusters.len(), self.distances.len(), self.classes.len(), keys] != [rows; 4] || !above_fit {
             return Err(Error::data(format!("assignments for {}: columns of different lengths", path.display())));
         }
         let mut fields = vec![
@@ -50,6 +53,7 @@ impl Assignments {
         if self.keys.is_some() {
             fields.insert(0, Field::new("key", DataType::Utf8, false));
         }
+        fields.extend((0..self.levels.len()).map(|level| Field::new(level_name(level), DataType::UInt32, false)));
         let mut file = TableWriter::create(path, fields)?;
         let batch = table::rows_per_batch(ROW_BYTES);
         for start in (0..rows).step_by(batch) {
@@ -61,8 +65,13 @@ impl Assignments {
                 Arc::new(Int64Array::from(self.classes[range.clone()].to_vec())),
             ];
             if let Some(keys) = &self.keys {
-                columns.insert(0, Arc::new(StringArray::from_iter_values(&keys[range])));
+                columns.insert(0, Arc::new(StringArray::from_iter_values(&keys[range.clone()])));
             }
+            columns.extend(
+                self.levels
+                    .iter()
+                    .map(|level| -> ArrayRef { Arc::new(UInt32Array::from(level[range.clone()].to_vec())) }),
+            );
             file.write(columns)?;
         }
         file.finish()
@@ -71,7 +80,9 @@ impl Assignments {
     /// Reads the file.
     pub fn read(path: &Path) -> Result<Self> {
         let file = Table::open(path)?;
-        let mut all = Self { keys: file.has_column("key").then(Vec::new), ..Self::default() };
+        let above = (0..).take_while(|&level| file.has_column(&level_name(level))).count();
+        let keys = file.has_column("key").then(Vec::new);
+        let mut all = Self { keys, levels: vec![Vec::new(); above], ..Self::default() };
         for block in file {
             let block = block?;
             if let Some(keys) = &mut all.keys {
@@ -81,6 +92,9 @@ impl Assignments {
             all.clusters.extend_from_slice(block.column::<UInt32Array>("cluster")?.values());
             all.distances.extend_from_slice(block.column::<Float32Array>("distance")?.values());
             all.classes.extend(block.column::<Int64Array>("class")?.iter());
+            for (at, level) in all.levels.iter_mut().enumerate() {
+                level.extend_from_slice(block.column::<UInt32Array>(&level_name(at))?.values());
+            }
         }
         Ok(all)
     }
@@ -115,6 +129,10 @@ impl Assignments {
     }
 }
 
+fn level_name(above: usize) -> String {
+    format!("level_{}", above + 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +144,7 @@ mod tests {
             clusters: vec![9, 0],
             distances: vec![0.25, 1.5],
             classes: vec![None, Some(-7)],
+            levels: vec![vec![4, 0], vec![1, 0]],
         }
     }
 
@@ -139,6 +158,7 @@ mod tests {
             assert_eq!(Assignments::read(&path)?, assignments);
         }
         assert!(Assignments { clusters: vec![9], ..two(None) }.write(&path).is_err());
+        assert!(Assignments { levels: vec![vec![9]], ..two(None) }.write(&path).is_err());
         Ok(())
     }
 

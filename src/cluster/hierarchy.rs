@@ -217,7 +217,7 @@ mod tests {
     fn shares_follow_sizes() {
         assert_eq!(shares(&[50, 30, 20], 10), [5, 3, 2]);
         assert_eq!(shares(&[97, 1, 2], 10), [8, 1, 1]);
-        assert_eq!(shares(&[2, 98], 60), [1, 59]);
+        assert_eq!(shares(&[2, 98], 60), [2, 58]);
         assert_eq!(shares(&[5, 0, 5], 10), [5, 0, 5]);
     }
 

@@ -1,6 +1,7 @@
 //! One clustering: rows of the bank in, centroids and labels out (paper, sections 3.3 and 4.2).
 //!
-//! [`fit`] whitens the rows ([`whiten`]), divides them by k-means ([`kmeans`]), mends empty clusters, and compares the outcome
+//! [`fit`] whitens the rows ([`whiten`]), divides them ([`kmeans`], in two levels by [`hierarchy`], or [`pic`]; with equal shares by
+//! [`sinkhorn`]), and compares the outcome
 //! with the labels that the same samples had before ([`agreement`], [`matching`]). Its [`Clustering`] then labels the
 //! features of every new batch until the next cycle.
 //!
@@ -11,6 +12,7 @@ mod adjusted;
 pub mod agreement;
 pub mod assignments;
 mod blocks;
+pub mod covariance;
 pub mod hierarchy;
 pub mod kmeans;
 pub mod matching;
@@ -25,7 +27,8 @@ use crate::config::{ClusterPlan, Method, Start};
 use crate::error::{Error, Result};
 use crate::shards::SampleId;
 use agreement::{Contingency, Normalizer};
-use kmeans::Seeding;
+use hierarchy::Coarse;
+use kmeans::{Partition, Seeding};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -40,6 +43,75 @@ pub struct Clustering {
     pub centroids: Tensor,
     /// Rows in each cluster when it was fitted.
     pub sizes: Vec<u64>,
+    /// The level above, if there is one: a row goes to the nearest cluster within the nearest coarse one.
+    pub coarse: Option<Coarse>,
+    /// What each cluster costs `[k]`, if shares are to be equal ([`sinkhorn`]).
+    pub prices: Option<Tensor>,
+}
+
+/// Points divided by one of the methods.
+#[derive(Debug)]
+pub struct Division {
+    /// Who is whose.
+    pub partition: Partition,
+    /// See [`Clustering::coarse`].
+    pub coarse: Option<Coarse>,
+    /// See [`Clustering::prices`].
+    pub prices: Option<Tensor>,
+}
+
+/// What a division tells while it goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Told {
+    /// An iteration of k-means: the sum of squared distances before its update.
+    Objective(f64),
+    /// The share of the search for neighbours that is done.
+    Neighbours(f64),
+}
+
+/// Divides points `[N, d]` as `plan` says, k-means from `start` `[k, d]` if there is one. The same points and seed give the same
+/// outcome.
+pub fn divide(
+    points: &Tensor,
+    plan: &ClusterPlan,
+    start: Option<&Tensor>,
+    seed: u64,
+    tell: &mut dyn FnMut(Told),
+) -> Result<Division> {
+    let mut objective = |objective| tell(Told::Objective(objective));
+    let (mut partition, coarse) = match plan.method {
+        Method::Pic => {
+            let options = pic::Options { neighbours: plan.neighbours, sigma: plan.sigma, ..pic::Options::default() };
+            (pic::cluster(points, options, &mut |share| tell(Told::Neighbours(share)))?, None)
+        }
+        Method::KMeans if plan.coarse > 0 => {
+            let (partition, coarse) = hierarchy::divide(points, plan.coarse, options(plan, seed), &mut objective)?;
+            (partition, Some(coarse))
+        }
+        Method::KMeans => (kmeans::watched(points, start, options(plan, seed), &mut objective)?, None),
+    };
+    let mut prices = None;
+    if plan.balanced {
+        let (found, labels, distances) = sinkhorn::balance(points, &partition.centroids)?;
+        partition.sizes = kmeans::count_labels(&labels, partition.sizes.len());
+        (partition.assignment, partition.distances) = (labels, distances);
+        prices = Some(found);
+    }
+    Ok(Division { partition, coarse, prices })
+}
+
+/// How k-means is to go, by the plan.
+pub fn options(plan: &ClusterPlan, seed: u64) -> kmeans::Options {
+    kmeans::Options {
+        k: plan.k,
+        iterations: plan.iterations,
+        tolerance: plan.tolerance,
+        seed,
+        seeding: if plan.start == Start::PlusPlus { Seeding::PlusPlus } else { Seeding::Random },
+        spherical: plan.spherical,
+        empties: plan.empties,
+        small: plan.small,
+    }
 }
 
 /// The outcome of one clustering.
@@ -87,24 +159,13 @@ pub struct CycleStats {
 /// Clusters rows on `device` as `plan` says. The same rows and seed give the same outcome.
 pub fn fit(rows: &Rows<'_>, plan: &ClusterPlan, seed: u64, device: Device) -> Result<Cycle> {
     let _no_grad = tch::no_grad_guard();
-    let Method::KMeans = plan.method;
     let whitening = Whitening::fit(&rows.features, plan.pca, device)?;
     let points = whitening.apply_all(&rows.features)?;
     let start = match plan.start {
         Start::Random | Start::PlusPlus => None,
         Start::Warm => warm_start(&points, rows.labels, plan.k, seed)?,
     };
-    let options = kmeans::Options {
-        k: plan.k,
-        iterations: plan.iterations,
-        tolerance: plan.tolerance,
-        seed,
-        seeding: if plan.start == Start::PlusPlus { Seeding::PlusPlus } else { Seeding::Random },
-        spherical: plan.spherical,
-        empties: plan.empties,
-        small: plan.small,
-    };
-    let partition = kmeans::cluster(&points, start.as_ref(), options)?;
+    let Division { partition, coarse, prices } = divide(&points, plan, start.as_ref(), seed, &mut |_| {})?;
 
     let before = overlap_with(&partition.assignment, rows.labels.iter().copied());
     let mut stats = CycleStats {
@@ -124,10 +185,10 @@ pub fn fit(rows: &Rows<'_>, plan: &ClusterPlan, seed: u64, device: Device) -> Re
     if let Some(table) = before {
         let partners = matching::match_by_overlap(&table);
         stats.reassigned = Some(table.moved_share(&partners));
-        origins = Some(continued_clusters(&partners, plan.k));
+        origins = Some(continued_clusters(&partners, partition.sizes.len()));
     }
     Ok(Cycle {
-        clustering: Clustering { whitening, centroids: partition.centroids, sizes: partition.sizes },
+        clustering: Clustering { whitening, centroids: partition.centroids, sizes: partition.sizes, coarse, prices },
         ids: rows.ids.to_vec(),
         assignment: partition.assignment,
         distances: partition.distances,
@@ -142,30 +203,45 @@ impl Clustering {
         self.sizes.len()
     }
 
-    /// The nearest centroid of each row of features `[B, D]`: labels `[B]` of i64, and squared distances `[B]` of f32.
+    /// The cluster of each row of features `[B, D]`: labels `[B]` of i64, and squared distances `[B]` of f32.
     pub fn assign(&self, features: &Tensor) -> Result<(Tensor, Tensor)> {
         let _no_grad = tch::no_grad_guard();
-        kmeans::nearest(&self.whitening.apply(features)?, &self.centroids)
+        let points = self.whitening.apply(features)?;
+        match (&self.coarse, &self.prices) {
+            (_, Some(prices)) => sinkhorn::assign(&points, &self.centroids, prices),
+            (Some(coarse), None) => coarse.nearest(&points, &self.centroids),
+            (None, None) => kmeans::nearest(&points, &self.centroids),
+        }
     }
 
     /// Its tensors by the names they have on disk, on the host.
     pub fn named_tensors(&self) -> Result<Vec<(String, Tensor)>> {
         let sizes: Vec<i64> = self.sizes.iter().map(|&size| size as i64).collect();
         let on_host = |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.f_to_device(Device::Cpu)?.f_contiguous()?) };
-        Ok(vec![
+        let mut tensors = vec![
             ("whitening.mean".to_owned(), on_host(self.whitening.mean())?),
             ("whitening.projection".to_owned(), on_host(self.whitening.projection())?),
             ("centroids".to_owned(), on_host(&self.centroids)?),
             ("sizes".to_owned(), Tensor::f_from_slice(&sizes)?),
-        ])
+        ];
+        if let Some(coarse) = &self.coarse {
+            tensors.push(("coarse.centroids".to_owned(), on_host(&coarse.centroids)?));
+            tensors.push(("coarse.firsts".to_owned(), Tensor::f_from_slice(&coarse.firsts)?));
+        }
+        if let Some(prices) = &self.prices {
+            tensors.push(("prices".to_owned(), on_host(prices)?));
+        }
+        Ok(tensors)
     }
 
     /// From the tensors that [`Clustering::named_tensors`] gave, in any order, onto `device`.
     pub fn from_named_tensors(tensors: &[(String, Tensor)], device: Device) -> Result<Self> {
-        let find = |name: &str| -> Result<Tensor> {
+        let find_any = |name: &str| -> Result<Option<Tensor>> {
             let found = tensors.iter().find(|(key, _)| key == name);
-            let (_, tensor) = found.ok_or_else(|| Error::data(format!("the clusters lack the tensor `{name}`")))?;
-            Ok(tensor.f_to_device(device)?)
+            Ok(found.map(|(_, tensor)| tensor.f_to_device(device)).transpose()?)
+        };
+        let find = |name: &str| -> Result<Tensor> {
+            find_any(name)?.ok_or_else(|| Error::data(format!("the clusters lack the tensor `{name}`")))
         };
         let whitening = Whitening::from_tensors(find("whitening.mean")?, find("whitening.projection")?)?;
         let centroids = find("centroids")?.f_to_kind(Kind::Float)?;
@@ -178,7 +254,15 @@ impl Clustering {
                 whitening.output_dim()
             )));
         }
-        Ok(Self { whitening, centroids, sizes: sizes.into_iter().map(|size| size as u64).collect() })
+        let coarse = match find_any("coarse.centroids")? {
+            Some(centroids) => {
+                let firsts = Vec::<i64>::try_from(find("coarse.firsts")?.f_to_device(Device::Cpu)?)?;
+                Some(Coarse { centroids, firsts })
+            }
+            None => None,
+        };
+        let sizes = sizes.into_iter().map(|size| size as u64).collect();
+        Ok(Self { whitening, centroids, sizes, coarse, prices: find_any("prices")? })
     }
 }
 
@@ -214,7 +298,8 @@ fn overlap_with(assignment: &[u32], earlier: impl Iterator<Item = Option<u32>>) 
     (table.total > 0).then_some(table)
 }
 
-fn nmi_with_classes(assignment: &[u32], classes: &[Option<i64>]) -> Option<f64> {
+/// NMI (geometric) of an assignment with the classes of its samples; none where no sample has one.
+pub fn nmi_with_classes(assignment: &[u32], classes: &[Option<i64>]) -> Option<f64> {
     let known: Vec<i64> = classes.iter().copied().flatten().collect();
     let mut numbers = agreement::compact(&known).into_iter();
     let earlier = classes.iter().map(|class| class.and_then(|_| numbers.next()));

@@ -1,14 +1,15 @@
 //! PCA, whitening and L2 normalisation of features (paper, section 4.2).
 //!
 //! In go rows `[N, D]` of any float kind; out comes a projection to `[N, d]` whose directions have equal variance, scaled
-//! so that every row has length one. Mean and covariance are accumulated in double precision over blocks of rows: memory
-//! is `D × D` and a block, never a second copy of the rows.
+//! so that every row has length one. Mean and covariance are accumulated over blocks of rows that go by once
+//! ([`super::covariance`]): memory is `D × D` and a block, never a second copy of the rows.
 //!
 //! Directions without variance are dropped, so `d` is at most the rank of the centred rows: fewer than `N`, and fewer than
 //! `D` where columns are constant or depend on each other. Eigenvalues below 1e-5 of the largest are raised to that, which
 //! keeps rounding noise from being blown up to unit variance. Rows that are all the same are an error.
 
 use super::blocks::{block, blocks};
+use super::covariance::Covariance;
 use crate::error::{Error, Result};
 use tch::{Device, Kind, Tensor};
 
@@ -33,12 +34,23 @@ impl Whitening {
     pub fn fit(rows: &Tensor, dims: usize, device: Device) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         let (count, width) = rows.size2()?;
+        let mut covariance = Covariance::new(width, device)?;
+        for (start, len) in blocks(count, width * 8, device) {
+            covariance.add(&rows.f_narrow(0, start, len)?)?;
+        }
+        Self::of(covariance, dims)
+    }
+
+    /// From what has gone by, keeping at most `dims` directions.
+    pub fn of(covariance: Covariance, dims: usize) -> Result<Self> {
+        let _no_grad = tch::no_grad_guard();
+        let count = covariance.count();
         if count < 2 || dims == 0 {
             return Err(Error::usage(format!("{count} rows cannot be reduced to {dims} dimensions"))
                 .with_hint("set cluster.pca above 0, and let the bank fill before the first clustering"));
         }
-        let mean = mean_row(rows, device)?;
-        let covariance = covariance(rows, &mean, device)?;
+        let (mean, covariance) = covariance.finish()?;
+        let width = mean.numel() as i64;
         if !bool::try_from(covariance.f_isfinite()?.f_all()?)? {
             return Err(Error::data("the features to cluster are not finite")
                 .with_hint("training has diverged: go back to the last snapshot with a lower train.lr"));
@@ -130,17 +142,6 @@ pub(super) fn mean_row(rows: &Tensor, device: Device) -> Result<Tensor> {
         let _ = sum.f_add_(&block.f_sum_dim_intlist(0, false, Kind::Double)?)?;
     }
     Ok(sum.f_div_scalar(count)?)
-}
-
-/// Covariance `[D, D]` in double precision, divided by `N`.
-fn covariance(rows: &Tensor, mean: &Tensor, device: Device) -> Result<Tensor> {
-    let (count, width) = rows.size2()?;
-    let mut scatter = Tensor::f_zeros([width, width], (Kind::Double, device))?;
-    for range in blocks(count, width * 8, device) {
-        let centred = block(rows, range, device, Kind::Double)?.f_sub(mean)?;
-        let _ = scatter.f_addmm_(&centred.f_tr()?, &centred)?;
-    }
-    Ok(scatter.f_div_scalar(count)?)
 }
 
 #[cfg(test)]

@@ -172,7 +172,35 @@ impl Plan {
         );
         checks.at_least("cluster.iterations", cluster.iterations, 1);
         checks.share("cluster.tolerance", cluster.tolerance);
-        let most = feature_size(self.model.arch).min(bank.capacity);
+        checks.require(cluster.coarse == 0 || (2..=cluster.k).contains(&cluster.coarse), &["cluster.coarse"], || {
+            format!(
+                "cluster.coarse = {} must be from 2 to cluster.k = {}, or 0 for one level",
+                cluster.coarse, cluster.k
+            )
+        });
+        checks.require(cluster.coarse == 0 || !cluster.balanced, &["cluster.balanced", "cluster.coarse"], || {
+            "cluster.balanced = true knows one level: set cluster.coarse = 0".into()
+        });
+        checks.require(!cluster.overlap || cluster.refresh != Refresh::Rolling, &["cluster.overlap", "cluster.refresh"], || {
+            "cluster.overlap = true needs a bank that holds still meanwhile: cluster.refresh = \"refill\" or \"full\"".into()
+        });
+        checks.require(
+            !cluster.overlap || cluster.every_steps == 0 || (1..cluster.every_steps).contains(&cluster.overlap_steps),
+            &["cluster.overlap_steps", "cluster.every_steps"],
+            || {
+                let (steps, every) = (cluster.overlap_steps, cluster.every_steps);
+                format!("cluster.overlap_steps = {steps} must be above 0 and below cluster.every_steps = {every}")
+            },
+        );
+        checks.at_least("cluster.neighbours", cluster.neighbours, 1);
+        checks.above("cluster.sigma", cluster.sigma, 0.0);
+        let features = feature_size(self.model.arch);
+        checks.require(bank.projection <= features, &["bank.projection", "model.arch"], || {
+            let (dims, arch) = (bank.projection, self.model.arch.name());
+            format!("bank.projection = {dims} must not be above the {features} features of `{arch}`; 0 keeps them all")
+        });
+        let kept = if bank.projection > 0 { bank.projection.min(features) } else { features };
+        let most = kept.min(bank.capacity);
         checks.require((1..=most).contains(&cluster.pca), &["cluster.pca", "bank.capacity"], || {
             let arch = self.model.arch.name();
             format!(
@@ -184,6 +212,7 @@ impl Plan {
 
     fn check_train(&self, checks: &mut Checks) {
         let train = &self.train;
+        checks.above("train.temperature", train.temperature, 0.0);
         checks.require(train.batch_size >= 2, &["train.batch_size"], || {
             format!(
                 "train.batch_size = {} must be at least 2: batch norm takes the variance of a batch",

@@ -93,6 +93,9 @@ choice! {
     Method {
         /// Lloyd's k-means after PCA, whitening and L2 normalisation (paper, section 4.2).
         KMeans = "kmeans",
+        /// Power Iteration Clustering on the graph of nearest neighbours: as many clusters as there turn out to be (paper, section 3.3
+        /// and supplementary material).
+        Pic = "pic",
     }
 }
 choice! {
@@ -159,6 +162,8 @@ choice! {
         Reset = "reset",
         /// Its rows follow the clusters, matched through the assignments of the bank.
         Match = "match",
+        /// The centroids themselves, which are not trained (DeepCluster-v2).
+        Centroids = "centroids",
     }
 }
 choice! {

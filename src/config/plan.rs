@@ -221,13 +221,15 @@ impl Default for ModelPlan {
 pub struct BankPlan {
     /// Rows. Memory is `capacity × D × 2` bytes: 8 GB for a million rows of AlexNet.
     pub capacity: usize,
+    /// Dimensions to which a fixed random projection takes features before they are kept; 0 keeps them as they are.
+    pub projection: usize,
     /// Whose features they are, with `cluster.refresh = "rolling"`.
     pub encoder: Encoder,
 }
 
 impl Default for BankPlan {
     fn default() -> Self {
-        Self { capacity: 500_000, encoder: Encoder::Assigner }
+        Self { capacity: 500_000, projection: 0, encoder: Encoder::Assigner }
     }
 }
 
@@ -259,6 +261,18 @@ pub struct ClusterPlan {
     pub empties: Empties,
     /// Points below which a cluster is small, for `empties = "odc"`; 20 there.
     pub small: usize,
+    /// Cluster beside training, and let the new labels take over `overlap_steps` later.
+    pub overlap: bool,
+    /// Steps from the beginning of a clustering beside training until its labels take over.
+    pub overlap_steps: u64,
+    /// Coarse clusters within which the k are found (DeeperCluster); 0 for one level.
+    pub coarse: usize,
+    /// Equal shares for all clusters, by Sinkhorn's iterations.
+    pub balanced: bool,
+    /// Neighbours of a row, for `method = "pic"`; the paper's 5.
+    pub neighbours: usize,
+    /// Width of the kernel over distances, for `method = "pic"`; the paper's 0.2.
+    pub sigma: f64,
 }
 
 impl Default for ClusterPlan {
@@ -276,6 +290,12 @@ impl Default for ClusterPlan {
             start: Start::Random,
             empties: Empties::Split,
             small: 20,
+            overlap: false,
+            overlap_steps: 500,
+            coarse: 0,
+            balanced: false,
+            neighbours: 5,
+            sigma: 0.2,
         }
     }
 }
@@ -310,6 +330,8 @@ pub struct TrainPlan {
     pub balance_window: usize,
     /// What becomes of the head at a cycle.
     pub head: HeadRenewal,
+    /// What logits are divided by, with `head = "centroids"`; 0.1 in DeepCluster-v2.
+    pub temperature: f64,
 }
 
 impl Default for TrainPlan {
@@ -328,6 +350,7 @@ impl Default for TrainPlan {
             balance_limit: 10.0,
             balance_window: 16,
             head: HeadRenewal::Reset,
+            temperature: 0.1,
         }
     }
 }

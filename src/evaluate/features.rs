@@ -1,14 +1,15 @@
 //! Feature files: what `shoal embed` writes, and what evaluation and offline clustering read.
 //!
 //! Arrow IPC, one row a sample: `key` (text), `id` (u64), `feature` (fixed-size list of f32), `label` (i64, missing where the
-//! sample has none). Written batch by batch; read into one tensor `[N, D]`.
+//! sample has none). Written and read batch by batch. A file of other making may have features of f16 or f64, and lack all
+//! other columns: the number of the row is then key and id.
 
 use crate::error::{Error, Result};
 use crate::shards::SampleId;
-use crate::table::{self, Table, TableWriter};
-use arrow::array::{Array, ArrayRef, Int64Array, StringArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Float32Type};
-use std::path::Path;
+use crate::table::{self, Block, Table, TableWriter};
+use arrow::array::{ArrayRef, Int64Array, StringArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Float16Type, Float32Type, Float64Type};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -64,7 +65,7 @@ impl FeatureWriter {
     }
 }
 
-/// The content of a feature file.
+/// Some rows of a feature file.
 #[derive(Debug)]
 pub struct Features {
     /// WebDataset keys.
@@ -77,40 +78,71 @@ pub struct Features {
     pub labels: Vec<Option<i64>>,
 }
 
-impl Features {
-    /// The labels of all samples; an error if one has none.
-    pub fn all_labels(&self) -> Result<Vec<i64>> {
-        let labelled: Option<Vec<i64>> = self.labels.iter().copied().collect();
-        labelled.ok_or_else(|| {
-            let missing = self.labels.iter().filter(|label| label.is_none()).count();
-            Error::data(format!("{missing} of {} samples have no label", self.labels.len()))
-                .with_hint("evaluation needs a `.cls` member beside every image")
-        })
-    }
+/// A feature file that can be read, as often as needed.
+#[derive(Debug)]
+pub struct FeatureFile {
+    path: PathBuf,
+    rows: usize,
+    dim: usize,
+    entry: DataType,
 }
 
-/// Reads a feature file; its `label` column may be missing.
-pub fn read(path: &Path) -> Result<Features> {
-    let file = Table::open(path)?;
-    let (rows, dim) = (file.count_rows()?, file.width("feature")?);
-    let labelled = file.has_column("label");
-    let features = Tensor::f_empty([rows as i64, dim as i64], (Kind::Float, Device::Cpu))?;
-    let mut all = Features { keys: Vec::new(), ids: Vec::new(), features, labels: Vec::new() };
-    for block in file {
-        let block = block?;
-        let entries = Tensor::f_from_slice(block.matrix::<Float32Type>("feature")?)?;
-        let (start, len) = (all.ids.len() as i64, block.rows() as i64);
-        all.features.f_narrow(0, start, len)?.f_copy_(&entries.f_view([len, dim as i64])?)?;
-        all.keys.extend(block.column::<StringArray>("key")?.iter().map(|key| key.unwrap_or_default().to_owned()));
-        all.ids.extend(block.column::<UInt64Array>("id")?.values().iter().copied().map(SampleId));
-        if labelled {
-            let labels = block.column::<Int64Array>("label")?;
-            all.labels.extend((0..labels.len()).map(|row| labels.is_valid(row).then(|| labels.value(row))));
-        } else {
-            all.labels.extend(std::iter::repeat_n(None, block.rows()));
+impl FeatureFile {
+    /// Looks at its columns and counts its rows.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = Table::open(path)?;
+        let (dim, entry) = (file.width("feature")?, file.entry_type("feature")?);
+        if !matches!(entry, DataType::Float16 | DataType::Float32 | DataType::Float64) {
+            return Err(Error::data(format!("{}: column `feature` holds {entry}, not floats", path.display())));
         }
+        Ok(Self { path: path.to_owned(), rows: file.count_rows()?, dim, entry })
     }
-    Ok(all)
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Entries of a feature.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Its rows from the first, a batch at a time.
+    pub fn blocks(&self) -> Result<impl Iterator<Item = Result<Features>>> {
+        let file = Table::open(&self.path)?;
+        let mut start = 0;
+        Ok(file.map(move |block| {
+            let block = block?;
+            let first = start;
+            start += block.rows() as u64;
+            self.block(&block, first)
+        }))
+    }
+
+    fn block(&self, block: &Block, first: u64) -> Result<Features> {
+        let rows = block.rows();
+        let features = match self.entry {
+            DataType::Float16 => Tensor::f_from_slice(block.matrix::<Float16Type>("feature")?)?,
+            DataType::Float64 => Tensor::f_from_slice(block.matrix::<Float64Type>("feature")?)?,
+            _ => Tensor::f_from_slice(block.matrix::<Float32Type>("feature")?)?,
+        };
+        let numbers = first..first + rows as u64;
+        let keys = match block.has_column("key") {
+            true => block.column::<StringArray>("key")?.iter().map(|key| key.unwrap_or_default().to_owned()).collect(),
+            false => numbers.clone().map(|row| row.to_string()).collect(),
+        };
+        let ids = match block.has_column("id") {
+            true => block.column::<UInt64Array>("id")?.values().iter().copied().map(SampleId).collect(),
+            false => numbers.map(SampleId).collect(),
+        };
+        let labels = match block.has_column("label") {
+            true => block.column::<Int64Array>("label")?.iter().collect(),
+            false => vec![None; rows],
+        };
+        let features = features.f_to_kind(Kind::Float)?.f_view([rows as i64, self.dim as i64])?;
+        Ok(Features { keys, ids, features, labels })
+    }
 }
 
 #[cfg(test)]
@@ -131,12 +163,31 @@ mod tests {
         assert!(writer.push(&keys, &ids, &rows.narrow(0, 0, 2), &labels).is_err());
         writer.finish()?;
 
-        let found = read(&path)?;
-        assert_eq!(found.features, rows);
-        assert_eq!((found.keys.as_slice(), found.ids.as_slice()), (&keys[..], &ids[..]));
-        assert_eq!(found.labels, labels);
-        let error = found.all_labels().expect_err("a sample without a label");
-        assert!(error.to_string().starts_with("1 of 3"), "{error}");
+        let file = FeatureFile::open(&path)?;
+        assert_eq!((file.rows(), file.dim()), (3, 2));
+        let blocks = file.blocks()?.collect::<Result<Vec<_>>>()?;
+        let features: Vec<&Tensor> = blocks.iter().map(|block| &block.features).collect();
+        assert_eq!(Tensor::cat(&features, 0), rows);
+        assert_eq!(blocks.iter().flat_map(|block| block.keys.clone()).collect::<Vec<_>>(), keys);
+        assert_eq!(blocks.iter().flat_map(|block| block.ids.clone()).collect::<Vec<_>>(), ids);
+        assert_eq!(blocks.iter().flat_map(|block| block.labels.clone()).collect::<Vec<_>>(), labels);
+        Ok(())
+    }
+
+    #[test]
+    fn rows_without_names_are_numbered_and_halves_are_floats_too() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("features.arrow");
+        let mut file = TableWriter::create(&path, vec![table::matrix_field::<Float16Type>("feature", 2)])?;
+        for start in [0_u8, 4] {
+            let entries = (start..start + 4).map(half::f16::from).collect();
+            file.write(vec![table::matrix_column::<Float16Type>(entries, 2)?])?;
+        }
+        file.finish()?;
+        let blocks = FeatureFile::open(&path)?.blocks()?.collect::<Result<Vec<_>>>()?;
+        assert_eq!(blocks[1].keys, ["2", "3"]);
+        assert_eq!((blocks[1].ids[0], blocks[1].labels.as_slice()), (SampleId(2), &[None, None][..]));
+        assert_eq!(blocks[1].features, Tensor::from_slice(&[4.0_f32, 5.0, 6.0, 7.0]).view([2, 2]));
         Ok(())
     }
 }

@@ -115,7 +115,7 @@ fn channels_last_on_cuda(weight: &Tensor) -> Result<Tensor> {
 }
 
 /// `count` draws from N(0, deviation²) that depend on (seed, name) alone.
-fn normal_values(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
+pub(crate) fn normal_values(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
     let mut random = ChaCha12Rng::seed_from_u64(xxh3_64_with_seed(name.as_bytes(), seed));
     // in (-1, 1), never 0
     let mut uniform = || (f64::from(random.next_u32()) + 0.5) / f64::from(1u32 << 31) - 1.0;

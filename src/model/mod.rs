@@ -11,7 +11,7 @@
 
 mod alexnet;
 mod head;
-mod init;
+pub(crate) mod init;
 mod input;
 mod layers;
 mod open;

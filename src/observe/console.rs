@@ -186,6 +186,9 @@ fn cycle_line(record: &CycleRecord) -> String {
     }
     let largest = 100.0 * record.largest_share;
     text.push_str(&format!(" · {} empty · largest {largest:.1} % · {:.1} s", record.empty, record.seconds));
+    if record.stood_s < record.seconds {
+        text.push_str(&format!(", {:.1} of them beside training", record.seconds - record.stood_s));
+    }
     text
 }
 

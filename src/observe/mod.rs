@@ -83,7 +83,14 @@ impl Observer {
             Record::Cycle(cycle) => cycle_events(events, cycle),
             Record::Snapshot(snapshot) => {
                 let bytes = snapshot.bytes as f64;
-                events.scalars(snapshot.step, &[("snapshot/bytes", bytes), ("snapshot/seconds", snapshot.seconds)])
+                events.scalars(
+                    snapshot.step,
+                    &[
+                        ("snapshot/bytes", bytes),
+                        ("snapshot/seconds", snapshot.seconds),
+                        ("snapshot/stood_s", snapshot.stood_s),
+                    ],
+                )
             }
             Record::Alarm(alarm) => events.scalars(alarm.step, &[(&format!("alarm/{}", alarm.alarm), 1.0)]),
         }
@@ -134,6 +141,7 @@ fn cycle_events(events: &mut EventFile, record: &CycleRecord) -> Result<()> {
         ("cycle/entropy", record.entropy),
         ("cycle/bank_age", record.bank_age),
         ("cycle/seconds", record.seconds),
+        ("cycle/stood_s", record.stood_s),
     ];
     let measured =
         [("nmi_prev", record.nmi_prev), ("nmi_labels", record.nmi_labels), ("reassigned", record.reassigned)];
@@ -172,6 +180,7 @@ mod tests {
             bank_age: 10.0,
             iterations: 20,
             seconds: 1.5,
+            stood_s: 1.5,
         });
         observer.record(&record)?;
 

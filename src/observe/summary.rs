@@ -101,11 +101,11 @@ impl Summary {
             Record::Step(record) => self.add_step(record, batch_size),
             Record::Cycle(record) => {
                 self.cycles += 1;
-                self.stages.cluster += record.seconds;
+                self.stages.cluster += record.stood_s;
             }
             Record::Snapshot(record) => {
                 self.snapshots += 1;
-                self.stages.snapshot += record.seconds;
+                self.stages.snapshot += record.stood_s;
             }
             Record::Alarm(_) => self.alarms += 1,
         }
@@ -227,7 +227,7 @@ mod tests {
         summary.add(&step(110, 0.5, 0.2), 64);
         summary.add(&step(130, 0.2, 0.2), 64);
         let path = "snapshots/step-000000130".to_owned();
-        summary.add(&Record::Snapshot(SnapshotRecord { step: 130, path, bytes: 1, seconds: 2.0 }), 64);
+        summary.add(&Record::Snapshot(SnapshotRecord { step: 130, path, bytes: 1, seconds: 9.0, stood_s: 2.0 }), 64);
         summary.wall = Duration::from_secs(40);
 
         assert_eq!((summary.steps, summary.images, summary.snapshots), (30, 1_920, 1));

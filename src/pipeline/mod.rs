@@ -12,10 +12,12 @@ pub mod feed;
 pub mod find;
 mod guard;
 pub mod run_folder;
+mod saving;
 pub mod stop;
 pub mod used;
 
 use crate::batch::Standing;
+use crate::cluster::assignments::Assignments;
 use crate::config::{Indexing, Plan, Precision, Refresh};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Passes, Past, Progress};
@@ -26,9 +28,10 @@ use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Store;
 use crate::torch::device::{Placement, place, set_threads};
 use crate::train::Trainer;
-use crate::train::record::{AlarmRecord, Record, SnapshotRecord};
+use crate::train::record::{AlarmRecord, CycleRecord, Record, SnapshotRecord};
 use crate::train::upload::{DeviceBatch, Uploader};
 use feed::{Feed, FeedPlan, Filters, Next};
+use saving::Saving;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -108,7 +111,9 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         stop,
         ledger,
         trainer,
-        store,
+        store: Arc::new(store),
+        saving: None,
+        stood: Duration::ZERO,
         feed,
         activity,
         standing,
@@ -117,7 +122,10 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     let outcome = guard::guard("train", || run.go());
     let last = match &outcome {
         Ok(()) | Err(Error::Interrupted { .. }) => None,
-        Err(_) => run.last_snapshot(),
+        Err(_) => {
+            drop(run.saving.take()); // it may be the last good one
+            run.last_snapshot()
+        }
     };
     drop(run);
     match outcome {
@@ -183,7 +191,10 @@ struct Run<'a> {
     stop: Stop,
     ledger: Arc<Ledger>,
     trainer: Trainer,
-    store: Store,
+    store: Arc<Store>,
+    saving: Option<Saving>,
+    /// How long training stood still for it.
+    stood: Duration,
     feed: Feed,
     uploader: Uploader,
     activity: Arc<Activity>,
@@ -205,10 +216,19 @@ impl Run<'_> {
                 if self.trainer.progress().step > self.snapshot_step {
                     self.snapshot()?;
                 }
+                self.finish_snapshot()?;
                 return Ok(());
             }
             if self.trainer.cycle_due(None) && !self.cluster(self.trainer.progress().pass)? {
                 return self.leave();
+            }
+            if self.trainer.beside_due() {
+                self.activity.enter(Stage::Cluster, "waiting for the clustering beside");
+                let found = self.trainer.finish_beside()?;
+                self.tell_cycle(found)?;
+            }
+            if self.saving.as_ref().is_some_and(Saving::is_done) {
+                self.finish_snapshot()?;
             }
             if self.snapshot_due() {
                 self.snapshot()?;
@@ -224,7 +244,8 @@ impl Run<'_> {
 
     /// Keeps everything, and says that somebody asked to stop.
     fn leave(&mut self) -> Result<()> {
-        Err(Error::Interrupted { snapshot: Some(self.snapshot()?) })
+        self.snapshot()?;
+        Err(Error::Interrupted { snapshot: self.finish_snapshot()? })
     }
 
     fn is_done(&self) -> bool {
@@ -311,11 +332,19 @@ impl Run<'_> {
             return Ok(false);
         }
         self.activity.enter(Stage::Cluster, format!("{} rows into {}", self.trainer.bank().len(), self.plan.cluster.k));
-        let (record, found) = self.trainer.cluster(next_pass, started)?;
+        if self.plan.cluster.overlap && self.trainer.clustering().is_some() {
+            self.trainer.begin_beside(next_pass, started)?;
+        } else {
+            let found = self.trainer.cluster(next_pass, started)?;
+            self.tell_cycle(found)?;
+        }
+        Ok(true)
+    }
+
+    fn tell_cycle(&mut self, (record, found): (CycleRecord, Assignments)) -> Result<()> {
         found.write(&run_folder::clusters(&self.folder)?.join(format!("step-{:09}.arrow", record.step)))?;
         self.collapse.clustered(&record.sizes);
-        self.observer.record(&Record::Cycle(record))?;
-        Ok(true)
+        self.observer.record(&Record::Cycle(record))
     }
 
     /// Encodes the next `bank.capacity` samples of the stream with the student, or a whole pass where the list is shorter.
@@ -398,27 +427,42 @@ impl Run<'_> {
         step > self.snapshot_step && (by_steps || by_time)
     }
 
-    fn snapshot(&mut self) -> Result<PathBuf> {
+    /// Begins to write a snapshot, once the one before is on disk.
+    fn snapshot(&mut self) -> Result<()> {
         self.activity.enter(Stage::Snapshot, "");
         let started = Instant::now();
+        self.finish_snapshot()?;
         let step = self.trainer.progress().step;
-        let (trainer, standing) = (&mut self.trainer, &self.standing);
-        let info = self.store.write(step, serde_json::Value::Null, |folder| trainer.save(folder, standing))?;
+        let saved = self.trainer.capture(&self.standing)?;
+        self.saving = Some(Saving::begin(&self.store, step, self.standing.cursor.clone(), saved)?);
         self.snapshot_step = step;
         self.snapshot_time = Instant::now();
-        self.settle_ledger(step);
-        self.trainer.interval_mut().skip(started.elapsed());
-        let seconds = started.elapsed().as_secs_f64();
-        let record = SnapshotRecord { step, path: info.relative, bytes: info.bytes, seconds };
-        self.observer.record(&Record::Snapshot(record))?;
-        Ok(info.path)
+        self.stood = started.elapsed();
+        self.trainer.interval_mut().skip(self.stood);
+        Ok(())
+    }
+
+    /// Waits for the snapshot that is being written, if there is one, and tells of it.
+    fn finish_snapshot(&mut self) -> Result<Option<PathBuf>> {
+        let Some(saving) = self.saving.take() else { return Ok(None) };
+        let (step, cursor) = (saving.step, saving.cursor.clone());
+        let info = saving.finish()?;
+        self.settle_ledger(step, cursor);
+        self.observer.record(&Record::Snapshot(SnapshotRecord {
+            step,
+            path: info.relative,
+            bytes: info.bytes,
+            seconds: info.took.as_secs_f64(),
+            stood_s: self.stood.as_secs_f64(),
+        }))?;
+        Ok(Some(info.path))
     }
 
     /// Folds what no kept snapshot will read again, once all that are kept are of this process. Only where each of them is damaged
     /// does a run go back further (to one of `snapshot.keep_every`), and counts losses since then a second time.
-    fn settle_ledger(&mut self, step: u64) {
+    fn settle_ledger(&mut self, step: u64, cursor: Cursor) {
         self.kept.pop_back_if(|(last, _)| *last == step);
-        self.kept.push_back((step, self.standing.cursor.clone()));
+        self.kept.push_back((step, cursor));
         if self.kept.len() < self.plan.snapshot.keep_last.max(1) {
             return;
         }

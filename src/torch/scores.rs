@@ -120,6 +120,39 @@ pub fn squared_distance(left: &[f32], right: &[f32]) -> f32 {
     sum_of_squares(left, right)
 }
 
+/// The product of two rows of coordinates of 16 bits, in 32 that wrap: right where the whole of it fits.
+pub fn product(left: &[i16], right: &[i16]) -> i32 {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { product_with_avx2(left, right) };
+    }
+    product_of_each(left, right)
+}
+
+#[target_feature(enable = "avx2")]
+fn product_with_avx2(left: &[i16], right: &[i16]) -> i32 {
+    product_of_each(left, right)
+}
+
+#[inline(always)]
+fn product_of_each(left: &[i16], right: &[i16]) -> i32 {
+    const LANES: usize = 16;
+    let (left_blocks, right_blocks) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
+    let rest = left_blocks.remainder().iter().zip(right_blocks.remainder());
+    let mut sums = [0_i32; LANES / 2];
+    for (left, right) in left_blocks.zip(right_blocks) {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            let at = 2 * lane;
+            let pair = i32::from(left[at])
+                .wrapping_mul(i32::from(right[at]))
+                .wrapping_add(i32::from(left[at + 1]).wrapping_mul(i32::from(right[at + 1])));
+            *sum = sum.wrapping_add(pair);
+        }
+    }
+    let sum = rest.fold(0_i32, |sum, (&left, &right)| sum.wrapping_add(i32::from(left).wrapping_mul(i32::from(right))));
+    sums.iter().fold(sum, |sum, &lane| sum.wrapping_add(lane))
+}
+
 /// Adds `entries`, each times `scale` and cut to a whole number, to `sums`, which wrap.
 pub fn accumulate(sums: &mut [i64], entries: &[f32], scale: f32) {
     if is_fast() {
@@ -296,6 +329,13 @@ mod tests {
                     _ => prop_assert!((f64::from(found) - exact.min(65_535.0)).abs() <= 1.5, "{} {}", found, exact),
                 }
             }
+        }
+
+        #[test]
+        fn products_of_16_bits_are_exact_where_they_fit(entries in prop::collection::vec((any::<i16>(), -9_i16..9), 0..70)) {
+            let (left, right): (Vec<i16>, Vec<i16>) = entries.into_iter().unzip();
+            let exact: i64 = left.iter().zip(&right).map(|(left, right)| i64::from(*left) * i64::from(*right)).sum();
+            prop_assert_eq!(i64::from(product(&left, &right)), exact);
         }
 
         #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`Trainer`] owns every tensor of a run and does one thing at a time when told: fill the bank, train on a block of
 //! batches, cluster, save, go on from what was saved. Who tells it is the loop in `pipeline`. Nothing here reads shards or
-//! writes files of a run except through [`Trainer::save`] and [`Trainer::restore`].
+//! writes files of a run except through [`Trainer::capture`] and [`Trainer::restore`].
 //!
 //! A step (paper, sections 3.2 and 4.3): the assigner encodes the center views, the nearest centroids are the labels, the student
 //! learns them from the train views.
@@ -16,10 +16,11 @@ pub mod schedule;
 pub mod state;
 pub mod upload;
 
+mod beside;
 mod cycle;
 mod seen;
 
-use crate::bank::Bank;
+use crate::bank::{Bank, Projection};
 use crate::cluster::Clustering;
 use crate::cluster::assignments::Assignments;
 use crate::config::{AssignerKind, Balance, Encoder, Plan, Refresh};
@@ -29,12 +30,14 @@ use crate::model::{Backbone, Head, Mode, Normalizer};
 use crate::seed;
 use crate::torch::device::Placement;
 use balance::{ClusterWeights, draw_window};
+use beside::Beside;
 use labels::LabelsById;
 use optimizer::Sgd;
 use progress::{Interval, Progress};
 use record::StepRecord;
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 use tch::{Device, Tensor};
 use upload::DeviceBatch;
@@ -50,10 +53,12 @@ pub struct Trainer {
     optimizer: Sgd,
     head: Option<(Head, Sgd)>,
     bank: Bank,
+    projection: Option<Projection>,
     clustering: Option<Clustering>,
     weights: Option<ClusterWeights>,
     labels_by_id: LabelsById,
-    full_assignments: Option<Assignments>,
+    full_assignments: Option<Arc<Assignments>>,
+    beside: Option<Beside>,
     progress: Progress,
     interval: Interval,
 }
@@ -65,7 +70,10 @@ impl Trainer {
         let student = Backbone::new(&plan.model, plan.views.size, plan.stream.seed, device, plan.device.precision)?;
         let assigner = student.duplicate()?;
         let optimizer = Sgd::new(student.parameters(), plan.train.momentum, plan.train.weight_decay)?;
-        let bank = Bank::new(plan.bank.capacity, student.feature_dim() as usize)?;
+        let (dim, dims) = (student.feature_dim() as usize, plan.bank.projection);
+        let projection_seed = seed::of(plan.stream.seed, "projection", 0);
+        let projection = (dims > 0).then(|| Projection::new(dim, dims, projection_seed, device)).transpose()?;
+        let bank = Bank::new(plan.bank.capacity, if dims > 0 { dims } else { dim })?;
         Ok(Self {
             plan: plan.clone(),
             device,
@@ -75,10 +83,12 @@ impl Trainer {
             optimizer,
             head: None,
             bank,
+            projection,
             clustering: None,
             weights: None,
             labels_by_id: LabelsById::new(),
             full_assignments: None,
+            beside: None,
             progress: Progress::default(),
             interval: Interval::default(),
         })
@@ -145,7 +155,7 @@ impl Trainer {
                     let features = self.step(images, labels)?;
                     self.progress.add_ids(batch.samples.iter());
                     if self.fills_from_training() {
-                        self.push(&batch.samples, Some(labels), &features)?;
+                        self.push(&batch.samples, Some(labels), &self.reduce(features)?)?;
                     }
                 }
             }
@@ -175,7 +185,7 @@ impl Trainer {
             let drawn: Vec<_> = rows.iter().map(|row| samples[*row]).collect();
             self.progress.add_ids(drawn.iter().copied());
             if self.fills_from_training() {
-                self.push(&drawn, Some(&drawn_labels), &features)?;
+                self.push(&drawn, Some(&drawn_labels), &self.reduce(features)?)?;
             }
         }
         Ok(())
@@ -210,10 +220,18 @@ impl Trainer {
         self.plan.cluster.refresh == Refresh::Rolling && self.plan.bank.encoder == Encoder::Train
     }
 
-    /// `[B, D]` features of uint8 pixels, in evaluation mode, without a graph.
+    /// `[B, D]` features of uint8 pixels as the bank keeps them, in evaluation mode, without a graph.
     fn encode(&self, network: &Backbone, pixels: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
-        network.forward(&self.normalizer.prepare(pixels)?, Mode::Eval)
+        self.reduce(network.forward(&self.normalizer.prepare(pixels)?, Mode::Eval)?)
+    }
+
+    /// Features as the bank keeps them.
+    fn reduce(&self, features: Tensor) -> Result<Tensor> {
+        match &self.projection {
+            Some(projection) => projection.apply(&features),
+            None => Ok(features),
+        }
     }
 
     fn push<S: Borrow<SampleMeta>>(&mut self, samples: &[S], labels: Option<&Tensor>, features: &Tensor) -> Result<()> {

@@ -20,8 +20,11 @@ pub struct Progress {
     pub images: u64,
     /// Clusterings done.
     pub cycle: u64,
-    /// The step of the last clustering.
+    /// The step of the last clustering, or of the beginning of the one beside.
     pub clustered_at: Option<u64>,
+    /// The step at which the clustering beside training began, if there is one.
+    #[serde(default)]
+    pub beside_since: Option<u64>,
     /// The pass that the last clustering was for, with `refresh = "full"`.
     pub clustered_pass: u64,
     /// The pass of the newest sample.

@@ -98,8 +98,11 @@ pub struct CycleRecord {
     pub bank_age: f64,
     /// Iterations of k-means.
     pub iterations: usize,
-    /// Wall time.
+    /// Wall time, with that of encoding.
     pub seconds: f64,
+    /// How much of it training stood still: all, but with `cluster.overlap`.
+    #[serde(default)]
+    pub stood_s: f64,
 }
 
 /// One snapshot on disk.
@@ -111,8 +114,11 @@ pub struct SnapshotRecord {
     pub path: String,
     /// Size on disk.
     pub bytes: u64,
-    /// Wall time.
+    /// Wall time until it was on disk.
     pub seconds: f64,
+    /// How much of it training stood still.
+    #[serde(default)]
+    pub stood_s: f64,
 }
 
 /// Something the operator should look at.

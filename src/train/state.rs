@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `model.safetensors` | the student, in the names of the published checkpoints |
 //! | `assigner.safetensors` | the frozen copy that labels |
-//! | `head.safetensors` | the classifier of this cycle |
+//! | `encoder.safetensors` | the network that encoded the bank, where it is being clustered beside training |
+//! | `head.safetensors` | the classifier of this cycle; none where it is the centroids |
 //! | `optimizer.safetensors` | momenta by the names of their weights |
 //! | `bank.arrow` | id, step, class, label, feature (f16) of every row; no row where the next cycle fills it anew |
 //! | `clusters.safetensors` | whitening and centroids |
@@ -13,11 +14,10 @@
 //! | `cursor.json` | the position in the stream, and the run's counters |
 
 use super::Trainer;
-use super::optimizer::Sgd;
 use super::progress::Progress;
 use super::seen;
-use crate::bank::Bank;
-use crate::batch::Standing;
+use crate::bank::{Bank, Capture};
+use crate::batch::{Remembered, Standing};
 use crate::cluster::Clustering;
 use crate::cluster::assignments::Assignments;
 use crate::config::{Refresh, ViewsPlan};
@@ -29,6 +29,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use tch::{Device, Tensor};
 
 /// `cursor.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,35 +74,78 @@ pub fn views_of(metadata: &BTreeMap<String, String>) -> Option<ViewsPlan> {
     serde_json::from_str(metadata.get("views")?).ok()
 }
 
-impl Trainer {
-    /// Writes everything that is needed to go on from `standing` into `folder`.
-    pub fn save(&mut self, folder: &Path, standing: &Standing) -> Result<()> {
-        self.interval.settle(&mut self.progress)?;
-        super::labels::check_finite(self.progress.loss_sum, self.progress.step)?;
-        self.check_weights()?;
-        let none = BTreeMap::new();
-        state::write_safetensors(&folder.join("model.safetensors"), &self.student.state()?, &model_metadata(self)?)?;
-        state::write_safetensors(
-            &folder.join("assigner.safetensors"),
-            &self.assigner.state()?,
-            &self.assigner.metadata(),
-        )?;
-        state::write_safetensors(&folder.join("optimizer.safetensors"), &self.optimizer.state(), &none)?;
-        if let Some((head, _)) = &self.head {
-            state::write_safetensors(&folder.join("head.safetensors"), &head.parameters(), &none)?;
+/// Everything that is needed to go on, as it was at one step: to be written while training goes on.
+#[derive(Debug)]
+pub struct Saved {
+    /// Files of tensors by name, with what stands in their headers.
+    files: Vec<(&'static str, Vec<(String, Tensor)>, BTreeMap<String, String>)>,
+    assignments: Option<Arc<Assignments>>,
+    bank: Capture,
+    remembered: Remembered,
+    position: Position,
+}
+
+impl Saved {
+    /// Writes it into `folder`.
+    pub fn write(self, folder: &Path) -> Result<()> {
+        for (name, tensors, metadata) in &self.files {
+            state::write_safetensors(&folder.join(name), tensors, metadata)?;
         }
-        if let Some(clustering) = &self.clustering {
-            state::write_safetensors(&folder.join("clusters.safetensors"), &clustering.named_tensors()?, &none)?;
-        }
-        if let Some(assignments) = &self.full_assignments {
+        if let Some(assignments) = &self.assignments {
             assignments.write(&folder.join("assignments.arrow"))?;
         }
         self.bank.write(&folder.join("bank.arrow"))?;
-        if !standing.remembered.is_empty() {
-            seen::write(&folder.join("seen.arrow"), &standing.remembered)?;
+        if !self.remembered.is_empty() {
+            seen::write(&folder.join("seen.arrow"), &self.remembered)?;
+        }
+        self.position.write(folder)
+    }
+}
+
+/// Copies on the host, which later steps leave alone.
+fn copies(tensors: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>> {
+    let _guard = tch::no_grad_guard();
+    let copy = |(name, tensor): (String, Tensor)| -> Result<(String, Tensor)> {
+        let tensor = tensor.f_detach()?;
+        let copied = tensor.f_empty_like()?.f_to_device(Device::Cpu)?;
+        let _ = copied.shallow_clone().f_copy_(&tensor)?;
+        Ok((name, copied))
+    };
+    tensors.into_iter().map(copy).collect()
+}
+
+impl Trainer {
+    /// Everything that is needed to go on from `standing`.
+    pub fn capture(&mut self, standing: &Standing) -> Result<Saved> {
+        self.interval.settle(&mut self.progress)?;
+        super::labels::check_finite(self.progress.loss_sum, self.progress.step)?;
+        self.check_weights()?;
+        let none = BTreeMap::new;
+        let mut files = vec![
+            ("model.safetensors", copies(self.student.state()?)?, model_metadata(self)?),
+            ("assigner.safetensors", copies(self.assigner.state()?)?, self.assigner.metadata()),
+            ("optimizer.safetensors", copies(self.optimizer.state())?, none()),
+        ];
+        if let Some(beside) = &self.beside {
+            // Nothing writes to it.
+            files.push(("encoder.safetensors", beside.encoder.state()?, beside.encoder.metadata()));
+        }
+        if let Some((head, _)) = &self.head
+            && !head.parameters().is_empty()
+        {
+            files.push(("head.safetensors", copies(head.parameters())?, none()));
+        }
+        if let Some(clustering) = &self.clustering {
+            files.push(("clusters.safetensors", clustering.named_tensors()?, none()));
         }
         let (cursor, filtered) = (standing.cursor.clone(), standing.filtered.clone());
-        Position { cursor, progress: self.progress.clone(), filtered }.write(folder)
+        Ok(Saved {
+            files,
+            assignments: self.full_assignments.clone(),
+            bank: self.bank.capture()?,
+            remembered: standing.remembered.clone(),
+            position: Position { cursor, progress: self.progress.clone(), filtered },
+        })
     }
 
     /// A step can overflow after its loss was measured: such weights must not pass for a good snapshot.
@@ -128,18 +173,27 @@ impl Trainer {
         if self.progress.clustered_at.is_none() {
             return Ok(standing);
         }
-        let clusters = self.plan.cluster.k as i64;
-        let head = Head::new(self.student.feature_dim(), clusters, 0, self.device, self.plan.device.precision)?;
-        state::copy_into(&head.parameters(), &read("head.safetensors")?)?;
-        let optimizer = Sgd::new(head.parameters(), 0.0, self.plan.train.weight_decay)?;
-        self.head = Some((head, optimizer));
         let clustering = Clustering::from_named_tensors(&read("clusters.safetensors")?, self.device)?;
+        let head = if folder.join("head.safetensors").exists() {
+            let (dim, k) = (self.student.feature_dim(), clustering.k() as i64);
+            let head = Head::new(dim, k, 0, self.device, self.plan.device.precision)?;
+            state::copy_into(&head.parameters(), &read("head.safetensors")?)?;
+            head
+        } else {
+            self.prototypes(&clustering)?
+        };
+        self.head = Some(self.with_optimizer(head)?);
         self.weights = self.weights_for(&clustering)?;
         self.clustering = Some(clustering);
         if self.plan.cluster.refresh == Refresh::Full {
             let assignments = Assignments::read(&folder.join("assignments.arrow"))?;
             self.labels_by_id = assignments.by_id();
-            self.full_assignments = Some(assignments);
+            self.full_assignments = Some(Arc::new(assignments));
+        }
+        if self.progress.beside_since.is_some() {
+            let encoder = self.student.duplicate()?;
+            encoder.load_state(&read("encoder.safetensors")?)?;
+            self.cluster_beside(encoder)?;
         }
         Ok(standing)
     }

@@ -11,7 +11,7 @@
 
 use super::engine::{Assigned, Engine, Outcome};
 use super::panels;
-use super::screen::{Columns, Screen};
+use super::screen::{Columns, Fine, Screen};
 use super::sums::{Change, Sums};
 use crate::cluster::whiten::mean_row;
 use crate::error::{Error, Result};
@@ -241,6 +241,18 @@ struct Searched {
     changes: Vec<Change>,
 }
 
+/// Finer copies of the points of a chunk, each made when it is first wanted.
+struct FineRows {
+    codes: Vec<i16>,
+    known: Vec<Option<Fine>>,
+}
+
+impl FineRows {
+    fn new(rows: usize, width: usize) -> Self {
+        Self { codes: vec![0; rows * width], known: vec![None; rows] }
+    }
+}
+
 /// What all threads share.
 struct Task<'t> {
     screen: &'t Screen<'t>,
@@ -313,13 +325,14 @@ impl Task<'_> {
                 }
             }
         }
+        let mut fine = FineRows::new(rows, self.width);
         let mut highest = vec![i16::MIN; rows * groups];
         for (group, rows) in wanted.iter().enumerate() {
             let panels =
                 (group * self.together..(group + 1) * self.together).take_while(|&panel| panel < self.columns.panels());
             for panel in panels {
                 for rows in rows.chunks(ROWS) {
-                    self.score(chunk.first, panel, rows, &mut found, &mut highest[group..]);
+                    self.score(chunk.first, panel, rows, &mut found, &mut fine, &mut highest[group..]);
                 }
             }
         }
@@ -347,7 +360,15 @@ impl Task<'_> {
     }
 
     /// Screens up to six rows of the chunk in one panel, and measures what may be nearer.
-    fn score(&self, first: usize, panel: usize, rows: &[u32], found: &mut [Found], highest: &mut [i16]) {
+    fn score(
+        &self,
+        first: usize,
+        panel: usize,
+        rows: &[u32],
+        found: &mut [Found],
+        fine: &mut FineRows,
+        highest: &mut [i16],
+    ) {
         let mut scored = Scored::default();
         let row_at = |at: usize| rows[at.min(rows.len() - 1)] as usize;
         let codes = std::array::from_fn(|at| self.screen.codes(first + row_at(at)));
@@ -362,13 +383,26 @@ impl Task<'_> {
                 let column = above.trailing_zeros() as usize;
                 above &= above - 1;
                 // The floor may have risen since.
+                let found = &mut found[row];
                 if let Some(&centroid) = self.columns.ids.get(panel * COLUMNS + column)
-                    && scored.scores[at][column] > found[row].floor
+                    && scored.scores[at][column] > found.floor
+                    && centroid != found.centroid
+                    && self.may_be_nearer(first, row, panel * COLUMNS + column, found, fine)
                 {
-                    self.offer(first + row, centroid, &mut found[row]);
+                    self.offer(first + row, centroid, found);
                 }
             }
         }
+    }
+
+    /// Whether the centroid of a column may be as near to a row of the chunk as the nearest so far, by finer copies.
+    fn may_be_nearer(&self, first: usize, row: usize, column: usize, found: &Found, fine: &mut FineRows) -> bool {
+        if found.floor == i16::MIN {
+            return true; // nothing is known yet
+        }
+        let codes = &mut fine.codes[row * self.width..][..self.width];
+        let point = fine.known[row].get_or_insert_with(|| self.screen.fine(first + row, codes));
+        self.columns.may_reach(column, point, codes, self.screen.score(first + row, found.distance))
     }
 
     /// Takes a centroid that is nearer than the nearest so far, or as near and of a lower number.

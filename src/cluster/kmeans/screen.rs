@@ -7,6 +7,9 @@
 //! reach that of one already known need to be looked at in full. Nothing is lost: bounds hold for every pair, rounding of
 //! floats included.
 //!
+//! What passes is screened once more by copies of 16 bits ([`Columns::may_reach`]), whose margin is a hundredth: they cost more,
+//! but only few pairs are left by then.
+//!
 //! In 256 dimensions the margin is 0.8 standard deviations of a score among isotropic points: of 1,000 centroids eight are
 //! left. It grows with the dimension; [`Screen::new`] declines above [`WIDEST`].
 
@@ -19,6 +22,8 @@ const WIDEST: usize = 640;
 const LARGEST_PRODUCT: f64 = 32_767.0;
 /// Length of the copy of the longest point, at first.
 const LONGEST_COPY: f64 = 180.0;
+/// Length of a copy of 16 bits: the product of two fits into 32.
+const FINE_COPY: f64 = 32_000.0;
 /// Largest coordinate of the copy of a point.
 const ROW_LIMIT: f32 = 127.0;
 /// What f32 arithmetic on one entry may be off by, relatively: its unit roundoff and some more.
@@ -43,6 +48,16 @@ pub(super) struct Screen<'a> {
     usual_error: f64,
     /// Longest point.
     longest: f64,
+}
+
+/// A point as a copy of 16 bits.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Fine {
+    /// One unit of the copy.
+    unit: f64,
+    /// `|copy|`, and `|point - copy|`.
+    copy: f64,
+    error: f64,
 }
 
 /// Lengths of one point.
@@ -70,6 +85,18 @@ pub(super) struct Columns {
     largest_error: f64,
     /// Bound on what rounding of floats does to a score.
     slack: f64,
+    /// Copies of 16 bits, one column after the other, and what is known of each.
+    fine: Vec<i16>,
+    fine_columns: Vec<FineColumn>,
+}
+
+/// What is known of a centroid and its copy of 16 bits.
+#[derive(Clone, Copy)]
+struct FineColumn {
+    unit: f64,
+    error: f64,
+    length: f64,
+    half_square: f64,
 }
 
 impl<'a> Screen<'a> {
@@ -155,6 +182,16 @@ impl<'a> Screen<'a> {
             codes = round(&moved, unit);
         }
 
+        let mut fine = vec![0; ids.len() * width];
+        let fine_columns = moved
+            .chunks_exact(width)
+            .zip(fine.chunks_exact_mut(width))
+            .zip(&squares)
+            .map(|((column, codes), &square)| {
+                let Fine { unit, error, .. } = fine_copy(column.iter().copied(), square.sqrt(), codes);
+                FineColumn { unit, error, length: square.sqrt(), half_square: square / 2.0 }
+            })
+            .collect();
         let step = f64::from(unit) * f64::from(self.unit);
         let panels = ids.len().div_ceil(COLUMNS);
         let mut columns = Columns {
@@ -166,6 +203,8 @@ impl<'a> Screen<'a> {
             longest,
             largest_error: 0.0,
             slack: ROUNDING * (8.0 + width as f64 / 8.0) * (self.longest + longest).powi(2),
+            fine,
+            fine_columns,
             ids,
         };
         for (index, (column, codes)) in moved.chunks_exact(width).zip(codes.chunks_exact(width)).enumerate() {
@@ -200,6 +239,17 @@ impl<'a> Screen<'a> {
         least.clamp(f64::from(i16::MIN), f64::from(i16::MAX - 1)) as i16
     }
 
+    /// Copies a point to 16 bits.
+    pub(super) fn fine(&self, index: usize, codes: &mut [i16]) -> Fine {
+        let entries = self.point(index).iter().zip(&self.mean).map(|(entry, mean)| entry - mean);
+        fine_copy(entries, self.lengths[index].square.sqrt(), codes)
+    }
+
+    /// The score of a point that a centroid as near as `squared_distance` has.
+    pub(super) fn score(&self, index: usize, squared_distance: f32) -> f64 {
+        (self.lengths[index].square - f64::from(squared_distance)) / 2.0
+    }
+
     /// What makes lower bounds on distances, in `scale` to a unit, of the largest steps of the point.
     pub(super) fn bound(&self, index: usize, columns: &Columns, scale: f32) -> Bound {
         let square = self.lengths[index].square;
@@ -220,6 +270,15 @@ impl<'a> Screen<'a> {
 }
 
 impl Columns {
+    /// Whether the centroid of `column` may have a score of `least` or more with a point, by copies of 16 bits.
+    pub(super) fn may_reach(&self, column: usize, point: &Fine, codes: &[i16], least: f64) -> bool {
+        let width = codes.len();
+        let FineColumn { unit, error, length, half_square } = self.fine_columns[column];
+        let product = f64::from(scores::product(codes, &self.fine[column * width..][..width])) * point.unit * unit;
+        let margin = point.error * length + point.copy * error + self.slack;
+        product - half_square + margin >= least
+    }
+
     /// Panels.
     pub(super) fn panels(&self) -> usize {
         self.bias.len()
@@ -244,6 +303,22 @@ fn copy(point: &[f32], mean: &[f32], unit: f32, codes: &mut [u8]) -> Lengths {
     }
     let copy = f64::from(copied).sqrt() as f32 * unit * 1.000_001;
     Lengths { square: length, copy, error: error.sqrt() * 1.001 + f32::MIN_POSITIVE }
+}
+
+/// Rounds entries of a row of that length to whole numbers of 16 bits.
+fn fine_copy(entries: impl Iterator<Item = f32>, length: f64, codes: &mut [i16]) -> Fine {
+    let unit = (length / FINE_COPY).max(f64::from(f32::MIN_POSITIVE)) as f32;
+    let per_unit = 1.0 / unit;
+    let (mut copied, mut error) = (0.0_f32, 0.0_f32);
+    for (entry, code) in entries.zip(codes) {
+        let rounded = nearest_whole(entry * per_unit);
+        *code = rounded as i32 as i16;
+        copied += rounded * rounded;
+        error += (entry - rounded * unit).powi(2);
+    }
+    let (unit, tiny) = (f64::from(unit), f64::from(f32::MIN_POSITIVE));
+    // 1 %: what f32 arithmetic may lose of errors that are small beside the entries.
+    Fine { unit, copy: f64::from(copied).sqrt() * unit * 1.01, error: f64::from(error).sqrt() * 1.01 + tiny }
 }
 
 fn round(entries: &[f32], unit: f32) -> Vec<i8> {

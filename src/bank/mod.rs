@@ -7,16 +7,24 @@
 //! capacity suffices, and a refresh of all features keeps every row in its place with its label. A new sample takes the
 //! next free slot, then that of the oldest entry. Features that are not finite are refused: one such row would spoil every
 //! centroid. What lies beyond the range of f16 is cut to it.
+//!
+//! [`Bank::capture`] writes it to disk beside training, as it is at that moment.
+
+mod capture;
+mod projection;
+
+pub use capture::Capture;
+pub use projection::Projection;
 
 use crate::error::{Error, Result};
 use crate::shards::SampleId;
-use crate::table::{self, Block, Table, TableWriter};
-use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Field, Float16Type};
-use half::f16;
+use crate::table::{Block, Table};
+use arrow::array::{Array, Int64Array, UInt32Array, UInt64Array};
+use arrow::datatypes::Float16Type;
+use capture::Writing;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tch::{Device, Kind, Tensor};
 
 /// Largest finite f16.
@@ -36,6 +44,8 @@ pub struct Bank {
     classes: Vec<Option<i64>>,
     labels: Vec<Option<u32>>,
     slots: HashMap<SampleId, usize>,
+    /// The capture that is being written, if one is.
+    writing: Weak<Mutex<Writing>>,
 }
 
 /// What clustering reads of a bank, or of a file of features: `N` rows and what is known of each.
@@ -68,6 +78,7 @@ impl Bank {
             classes: Vec::new(),
             labels: Vec::new(),
             slots: HashMap::new(),
+            writing: Weak::new(),
         })
     }
 
@@ -198,37 +209,27 @@ impl Bank {
         total / self.len() as f64
     }
 
-    /// Writes everything as Arrow IPC with zstd: columns `id`, `step`, `class`, `label`, `feature`, in slot order.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let mut file = TableWriter::create(
-            path,
-            vec![
-                Field::new("id", DataType::UInt64, false),
-                Field::new("step", DataType::UInt64, false),
-                Field::new("class", DataType::Int64, true),
-                Field::new("label", DataType::UInt32, true),
-                table::matrix_field::<Float16Type>("feature", self.dim),
-            ],
-        )?;
-        let batch = table::rows_per_batch(self.dim * size_of::<f16>());
-        for start in (0..self.len()).step_by(batch) {
-            let range = start..self.len().min(start + batch);
-            let features = self.features.f_narrow(0, start as i64, range.len() as i64)?.f_reshape([-1])?;
-            let columns: Vec<ArrayRef> = vec![
-                Arc::new(UInt64Array::from_iter_values(self.ids[range.clone()].iter().map(|id| id.0))),
-                Arc::new(UInt64Array::from(self.steps[range.clone()].to_vec())),
-                Arc::new(Int64Array::from(self.classes[range.clone()].to_vec())),
-                Arc::new(UInt32Array::from(self.labels[range].to_vec())),
-                table::matrix_column::<Float16Type>(Vec::<f16>::try_from(&features)?, self.dim)?,
-            ];
-            file.write(columns)?;
+    /// Everything as it is now, to be written while the bank goes on: one capture at a time.
+    pub fn capture(&mut self) -> Result<Capture> {
+        if self.writing.strong_count() > 0 {
+            return Err(Error::device("the bank is being written already"));
         }
-        file.note("capacity", self.capacity);
-        file.note("next", self.next);
-        file.finish()
+        let writing = Arc::new(Mutex::new(Writing::new(self.len())));
+        self.writing = Arc::downgrade(&writing);
+        Ok(Capture {
+            writing,
+            features: self.rows()?,
+            dim: self.dim,
+            capacity: self.capacity,
+            next: self.next,
+            ids: self.ids.clone(),
+            steps: self.steps.clone(),
+            classes: self.classes.clone(),
+            labels: self.labels.clone(),
+        })
     }
 
-    /// Reads what [`Bank::write`] wrote: with the same `capacity` the very same bank, slot for slot; with a smaller one the
+    /// Reads what [`Capture::write`] wrote: with the same `capacity` the very same bank, slot for slot; with a smaller one the
     /// newest entries, with a larger one all.
     pub fn read(path: &Path, capacity: usize) -> Result<Self> {
         let file = Table::open(path)?;
@@ -323,7 +324,14 @@ impl Bank {
 
     fn write_rows(&mut self, slots: Vec<i64>, rows: &Tensor) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let _ = self.features.f_index_copy_(0, &Tensor::f_from_slice(&slots)?, rows)?;
+        let index = Tensor::f_from_slice(&slots)?;
+        let Some(writing) = self.writing.upgrade() else {
+            let _ = self.features.f_index_copy_(0, &index, rows)?;
+            return Ok(());
+        };
+        let mut writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.spare(&self.features, &slots)?;
+        let _ = self.features.f_index_copy_(0, &index, rows)?;
         Ok(())
     }
 }
@@ -405,7 +413,7 @@ mod tests {
         let path = folder.path().join("bank.arrow");
         let mut bank = Bank::new(4, 3)?;
         push(&mut bank, &[1, 2, 3, 4, 5, 6], 0)?;
-        bank.write(&path)?;
+        bank.capture()?.write(&path)?;
         let mut smaller = Bank::read(&path, 2)?;
         assert_eq!(smaller.ids(), [5, 6].map(SampleId));
         push(&mut smaller, &[7], 1)?;
@@ -449,7 +457,7 @@ mod tests {
                     prop_assert_eq!((bank.ids()[slot], bank.steps()[slot]), (SampleId(id), step));
                     prop_assert_eq!(&entries[slot * 3..slot * 3 + 3], &feature(id, step));
                 }
-                bank.write(&path).expect("a file");
+                bank.capture().and_then(|capture| capture.write(&path)).expect("a file");
                 let copy = Bank::read(&path, capacity).expect("the same bank");
                 assert_same(&bank, &copy).expect("rows");
                 bank = copy;
