@@ -30,10 +30,14 @@ fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_else(|| panic!("no number {key} in {value}"))
 }
 
-/// Runs `shoal cluster` on [`features`] with `more` into `folder/name.arrow`.
+/// Runs `shoal cluster` on [`features`] in 24 dimensions with `more` into `folder/name.arrow`.
 fn cluster(folder: &Path, name: &str, more: &[&str]) -> (PathBuf, Value) {
+    cluster_in("24", folder, name, more)
+}
+
+fn cluster_in(dims: &str, folder: &Path, name: &str, more: &[&str]) -> (PathBuf, Value) {
     let out = folder.join(name).with_extension("arrow");
-    let basic = ["cluster", text(features()), "--pca", "24", "--out", text(&out)];
+    let basic = ["cluster", text(features()), "--pca", dims, "--out", text(&out)];
     let summary = json(&[&basic, more].concat());
     (out, summary)
 }
@@ -124,7 +128,7 @@ fn numpy_finds_the_same_projection_and_the_same_nearest_centroids() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let saved = folder.path().join("clusters.safetensors");
     for dims in ["24", "256"] {
-        let (out, _) = cluster(folder.path(), "plain", &["--k", "12", "--save", text(&saved), "--pca", dims]);
+        let (out, _) = cluster_in(dims, folder.path(), "plain", &["--k", "12", "--save", text(&saved)]);
         peer(&python, &["check".as_ref(), features(), &out, &saved]);
     }
 }

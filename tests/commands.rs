@@ -183,10 +183,14 @@ fn an_export_holds_the_trained_weights_and_embeds_the_same() {
     assert_eq!(exported, from_run);
     assert!(exported.contains("arch") && exported.contains("small"), "{exported}");
     let features = ["a.arrow", "b.arrow"].map(|name| folder.path().join(name));
+    // The pipeline of the run says how many threads: sums over other numbers of them round otherwise.
+    let pipeline = finished_run().join("pipeline.toml");
     for (snapshot, features) in [text(finished_run()), text(&out)].into_iter().zip(&features) {
-        ok(&["embed", "--snapshot", snapshot, "--shards", PHOTOS, "--out", text(features), "--device", "cpu"]);
+        let rest = ["--pipeline", text(&pipeline), "--out", text(features), "--device", "cpu"];
+        ok(&[&["embed", "--snapshot", snapshot, "--shards", PHOTOS], &rest[..]].concat());
     }
-    assert_eq!(fs::read(&features[0]).expect("features"), fs::read(&features[1]).expect("features"));
+    let [of_run, of_export] = features.map(|path| fs::read(path).expect("features"));
+    assert!(of_run == of_export, "the same features to the last bit");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! `D` where columns are constant or depend on each other. Eigenvalues below 1e-5 of the largest are raised to that, which
 //! keeps rounding noise from being blown up to unit variance. Rows that are all the same are an error.
 
-use super::blocks::{block, blocks};
+use super::blocks::blocks;
 use super::covariance::Covariance;
 use crate::error::{Error, Result};
 use tch::{Device, Kind, Tensor};
@@ -131,17 +131,6 @@ impl Whitening {
     pub fn to_device(&self, device: Device) -> Result<Self> {
         Ok(Self { mean: self.mean.f_to_device(device)?, projection: self.projection.f_to_device(device)? })
     }
-}
-
-/// Mean row `[D]` in double precision.
-pub(super) fn mean_row(rows: &Tensor, device: Device) -> Result<Tensor> {
-    let (count, width) = rows.size2()?;
-    let mut sum = Tensor::f_zeros([width], (Kind::Double, device))?;
-    for range in blocks(count, width * 8, device) {
-        let block = block(rows, range, device, Kind::Double)?;
-        let _ = sum.f_add_(&block.f_sum_dim_intlist(0, false, Kind::Double)?)?;
-    }
-    Ok(sum.f_div_scalar(count)?)
 }
 
 #[cfg(test)]

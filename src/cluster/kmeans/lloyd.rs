@@ -13,14 +13,14 @@ use super::engine::{Assigned, Engine, Outcome};
 use super::panels;
 use super::screen::{Columns, Fine, Screen};
 use super::sums::{Change, Sums};
-use crate::cluster::whiten::mean_row;
 use crate::error::{Error, Result};
 use crate::torch::floats;
-use crate::torch::scores::{self, COLUMNS, ROWS, Scored, squared_distance};
+use crate::torch::rows::{add, largest, squared_distance};
+use crate::torch::scores::{self, COLUMNS, ROWS, Scored};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 /// Points that a thread takes at once: their bytes stay in the second cache while panels of centroids go by.
 const CHUNK: usize = 64 * ROWS;
@@ -30,6 +30,10 @@ const ROUNDING: f64 = 4e-6;
 const MOST_BOUNDS: usize = 128;
 /// Assignments before which centroids are put together anew: they have gone far by then, and bounds are of little use.
 const REORDERED: [usize; 3] = [0, 1, 3];
+/// Share of the work that bounds must spare for them to be worth their upkeep.
+const WORTH: f64 = 0.1;
+/// Assignments that do without bounds once they have proved worthless, and how this grows each time.
+const PAUSE: usize = 2;
 
 /// Points, centroids, and who is whose.
 pub(super) struct Lloyd<'a> {
@@ -58,6 +62,11 @@ pub(super) struct Lloyd<'a> {
     changes: Vec<Change>,
     /// Clusters whose centroid is not their mean.
     displaced: Vec<u32>,
+    /// Assignments left that do without bounds, and how many it will be the next time.
+    without_bounds: usize,
+    pause: usize,
+    /// Bounds are of no assignment yet: the next makes them, and cannot tell what they are worth.
+    fresh_bounds: bool,
 }
 
 /// What one thread works on: a chunk of points.
@@ -73,23 +82,21 @@ impl<'a> Lloyd<'a> {
     pub(super) fn new(points: &'a Tensor, centroids: &Tensor) -> Result<Option<Self>> {
         let width = points.size2()?.1 as usize;
         let Some(entries) = floats(points).filter(|_| Screen::pays(width)) else { return Ok(None) };
-        let mean = Vec::<f32>::try_from(mean_row(points, Device::Cpu)?.f_to_kind(Kind::Float)?)?;
         let centroids = Vec::<f32>::try_from(centroids.f_reshape([-1])?)?;
-        Self::with_threads(entries, mean, centroids, tch::get_num_threads().max(1) as usize)
+        Self::with_threads(entries, width, centroids, tch::get_num_threads().max(1) as usize)
     }
 
-    fn with_threads(points: &'a [f32], mean: Vec<f32>, centroids: Vec<f32>, threads: usize) -> Result<Option<Self>> {
-        let width = mean.len();
+    fn with_threads(points: &'a [f32], width: usize, centroids: Vec<f32>, threads: usize) -> Result<Option<Self>> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| Error::device(format!("cannot start threads for clustering: {error}")))?;
-        let Some(screen) = pool.install(|| Screen::new(points, mean)) else { return Ok(None) };
+        let Some(screen) = pool.install(|| Screen::new(points, mean(points, width))) else { return Ok(None) };
         let (count, k) = (screen.len(), centroids.len() / width);
         let panels = k.div_ceil(COLUMNS);
         let together = panels.div_ceil(MOST_BOUNDS);
         let scale = f64::from(u16::MAX - 1) / screen.diameter();
-        let largest =
-            || points.par_iter().fold(|| 0.0_f32, |most, entry| most.max(entry.abs())).reduce(|| 0.0, f32::max);
-        let sums = Sums::new(k, width, pool.install(largest));
+        let origin = vec![0.0; width];
+        let most = || points.par_chunks_exact(width).map(|point| largest(point, &origin)).reduce(|| 0.0, f32::max);
+        let sums = Sums::new(k, width, pool.install(most));
         Ok(Some(Self {
             pool: Arc::new(pool),
             screen,
@@ -107,6 +114,9 @@ impl<'a> Lloyd<'a> {
             rounds: 0,
             changes: Vec::new(),
             displaced: Vec::new(),
+            without_bounds: 0,
+            pause: PAUSE,
+            fresh_bounds: false,
         }))
     }
 
@@ -115,6 +125,8 @@ impl<'a> Lloyd<'a> {
             self.order = panels::put_together(&self.centroids, self.width);
             self.bounds.fill(0);
         }
+        // What the first would learn is forgotten: centroids are put together anew before the next.
+        let bounded = self.without_bounds == 0 && self.rounds > 0;
         let columns = self.screen.columns(&self.centroids, self.order.clone());
         let group_columns = self.together * COLUMNS;
         let groups = self.order.len().div_ceil(group_columns);
@@ -122,6 +134,10 @@ impl<'a> Lloyd<'a> {
             .order
             .chunks(group_columns)
             .map(|ids| ids.iter().map(|&id| self.moved[id as usize]).fold(0.0, f64::max));
+        let mut group_of = vec![0; self.order.len()];
+        for (column, &id) in self.order.iter().enumerate() {
+            group_of[id as usize] = (column / group_columns) as u32;
+        }
         let task = Task {
             screen: &self.screen,
             centroids: &self.centroids,
@@ -132,6 +148,10 @@ impl<'a> Lloyd<'a> {
             drift: farthest.map(|far| if far > 0.0 { round_up(far * self.scale) } else { 0 }).collect(),
             scale: self.scale,
             is_first: self.rounds == 0,
+            bounded,
+            // Later on the own centroid is near enough.
+            own_first: self.rounds == 1,
+            group_of: &group_of,
         };
         let chunks = (
             self.labels.par_chunks_mut(CHUNK),
@@ -147,10 +167,27 @@ impl<'a> Lloyd<'a> {
             .collect();
         let objective = outcomes.iter().map(|searched| searched.objective).sum();
         let measured = outcomes.iter().map(|searched| searched.measured).sum();
+        let searched: u64 = outcomes.iter().map(|searched| searched.searched).sum();
         self.changes = outcomes.into_iter().flat_map(|searched| searched.changes).collect();
+        self.weigh_bounds(bounded, searched as f64 / (self.labels.len() * groups) as f64);
         self.moved.fill(0.0);
         self.rounds += 1;
         Assigned { objective, settled: self.changes.is_empty() && self.displaced.is_empty(), measured }
+    }
+
+    /// Decides whether the next assignments keep bounds, from the share of the work that this one has done.
+    fn weigh_bounds(&mut self, bounded: bool, share: f64) {
+        if self.without_bounds > 0 {
+            self.without_bounds -= 1;
+            self.fresh_bounds = self.without_bounds == 0;
+            return;
+        }
+        let can_tell = bounded && !std::mem::take(&mut self.fresh_bounds) && !REORDERED.contains(&self.rounds);
+        if can_tell && share > 1.0 - WORTH {
+            self.without_bounds = self.pause;
+            self.pause *= 2;
+            self.bounds.fill(0);
+        }
     }
 
     /// Puts a centroid elsewhere; whether it was not there.
@@ -212,12 +249,26 @@ impl Engine for Lloyd<'_> {
     }
 
     fn finish(self: Box<Self>) -> Result<Outcome> {
-        let centroids = rows(&self.centroids, self.width)?;
+        let centroids = matrix(&self.centroids, self.width)?;
         Ok(Outcome { centroids, labels: self.labels, distances: self.distances })
     }
 }
 
-fn rows(entries: &[f32], width: usize) -> Result<Tensor> {
+/// The mean of points, whatever the number of threads.
+fn mean(points: &[f32], width: usize) -> Vec<f32> {
+    let parts: Vec<Vec<f64>> = points
+        .par_chunks(CHUNK * width)
+        .map(|part| {
+            let mut sums = vec![0.0; width];
+            part.chunks_exact(width).for_each(|point| add(&mut sums, point));
+            sums
+        })
+        .collect();
+    let count = (points.len() / width) as f64;
+    (0..width).map(|column| (parts.iter().map(|sums| sums[column]).sum::<f64>() / count) as f32).collect()
+}
+
+fn matrix(entries: &[f32], width: usize) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(entries)?.f_view([-1, width as i64])?)
 }
 
@@ -237,6 +288,8 @@ fn round_up(steps: f64) -> u16 {
 /// What one thread found out about a chunk.
 struct Searched {
     objective: f64,
+    /// Pairs of a point and a group of panels that were looked at.
+    searched: u64,
     measured: u64,
     changes: Vec<Change>,
 }
@@ -265,6 +318,13 @@ struct Task<'t> {
     drift: Vec<u16>,
     scale: f64,
     is_first: bool,
+    /// Bounds are kept and made.
+    bounded: bool,
+    /// The group of a point's own centroid comes first: what is nearest lies there as a rule, and the sooner it is found, the fewer
+    /// pass the screen.
+    own_first: bool,
+    /// The group of panels that each centroid is in.
+    group_of: &'t [u32],
 }
 
 /// The nearest centroid of a point so far.
@@ -281,17 +341,12 @@ struct Found {
 impl Task<'_> {
     fn run(&self, mut chunk: Chunk<'_>) -> Searched {
         let before = chunk.labels.to_vec();
-        let (found, highest) = self.search(&mut chunk);
-        let groups = self.drift.len();
+        let mut found: Vec<Found> = (0..before.len()).map(|row| self.own(&chunk, row)).collect();
+        let searched =
+            if self.bounded { self.search(&mut chunk, &mut found) } else { self.search_all(&chunk, &mut found) };
         let measured = found.iter().map(|found| u64::from(found.measured)).sum();
         for (row, found) in found.into_iter().enumerate() {
-            let point = chunk.first + row;
             (chunk.labels[row], chunk.distances[row]) = (found.centroid, found.distance);
-            let highest = &highest[row * groups..][..groups];
-            if highest.iter().any(|&steps| steps > i16::MIN) {
-                let bound = self.screen.bound(point, self.columns, self.scale as f32);
-                scores::set_bounds(highest, bound, &mut chunk.bounds[row * groups..][..groups]);
-            }
         }
         let now = chunk.labels.iter().zip(before).enumerate();
         let changes = now.filter(|(_, (to, from))| self.is_first || *to != from).map(|(row, (&to, from))| Change {
@@ -300,52 +355,91 @@ impl Task<'_> {
             to,
         });
         let changes = changes.collect();
-        Searched { objective: chunk.distances.iter().map(|&distance| f64::from(distance)).sum(), measured, changes }
+        let objective = chunk.distances.iter().map(|&distance| f64::from(distance)).sum();
+        Searched { objective, searched, measured, changes }
     }
 
     fn distance(&self, point: usize, centroid: u32) -> f32 {
         squared_distance(self.screen.point(point), &self.centroids[centroid as usize * self.width..][..self.width])
     }
 
-    /// The nearest centroid of each point of the chunk; and for each point and group of panels the largest steps, `i16::MIN`
-    /// where it was skipped.
-    fn search(&self, chunk: &mut Chunk<'_>) -> (Vec<Found>, Vec<i16>) {
-        let (rows, groups) = (chunk.labels.len(), self.drift.len());
-        let mut found = Vec::with_capacity(rows);
-        let mut wanted: Vec<Vec<u32>> = vec![Vec::new(); groups];
-        for row in 0..rows {
-            found.push(self.own(chunk, row));
-            let skipping = !self.is_first && self.moved[chunk.labels[row] as usize] == 0.0;
-            let own = round_up(f64::from(found[row].distance).sqrt() * (1.0 + ROUNDING) * self.scale);
+    /// Looks for nearer centroids where bounds do not rule them out, and renews the bounds of the others; how many pairs of a point and
+    /// a group of panels that were.
+    fn search(&self, chunk: &mut Chunk<'_>, found: &mut [Found]) -> u64 {
+        let (rows, groups) = (found.len(), self.drift.len());
+        let mut first: Vec<Vec<u32>> = vec![Vec::new(); groups];
+        let mut wanted = first.clone();
+        let mut possible = vec![0; groups.div_ceil(scores::FLAGS)];
+        for (row, found) in found.iter().enumerate() {
+            let stays = !self.is_first && self.moved[chunk.labels[row] as usize] == 0.0;
+            let own = round_up(f64::from(found.distance).sqrt() * (1.0 + ROUNDING) * self.scale);
             let bounds = &mut chunk.bounds[row * groups..][..groups];
-            for ((bound, &drift), wanted) in bounds.iter_mut().zip(&self.drift).zip(&mut wanted) {
-                *bound = bound.saturating_sub(drift);
-                if *bound <= own && !(skipping && drift == 0) {
-                    wanted.push(row as u32);
+            scores::lower_bounds(bounds, &self.drift, own, &mut possible);
+            for (block, &flags) in possible.iter().enumerate() {
+                let mut flags = flags;
+                while flags != 0 {
+                    let group = block * scores::FLAGS + flags.trailing_zeros() as usize;
+                    flags &= flags - 1;
+                    if stays && self.drift[group] == 0 {
+                        continue;
+                    }
+                    let is_own = self.own_first && group == self.group_of[found.centroid as usize] as usize;
+                    if is_own { first[group].push(row as u32) } else { wanted[group].push(row as u32) }
                 }
             }
         }
         let mut fine = FineRows::new(rows, self.width);
         let mut highest = vec![i16::MIN; rows * groups];
-        for (group, rows) in wanted.iter().enumerate() {
-            let panels =
-                (group * self.together..(group + 1) * self.together).take_while(|&panel| panel < self.columns.panels());
-            for panel in panels {
-                for rows in rows.chunks(ROWS) {
-                    self.score(chunk.first, panel, rows, &mut found, &mut fine, &mut highest[group..]);
+        for wanted in [&first, &wanted] {
+            for (group, rows) in wanted.iter().enumerate() {
+                for panel in self.panels_of(group) {
+                    for rows in rows.chunks(ROWS) {
+                        let scored = self.score(chunk.first, panel, rows, found, &mut fine);
+                        for (&row, &steps) in rows.iter().zip(&scored.highest) {
+                            let highest = &mut highest[row as usize * groups + group];
+                            *highest = steps.max(*highest);
+                        }
+                    }
                 }
             }
         }
+        self.look_at_all(chunk.first, found);
+        for row in 0..rows {
+            let highest = &highest[row * groups..][..groups];
+            if highest.iter().any(|&steps| steps > i16::MIN) {
+                let bound = self.screen.bound(chunk.first + row, self.columns, self.scale as f32);
+                scores::set_bounds(highest, bound, &mut chunk.bounds[row * groups..][..groups]);
+            }
+        }
+        first.iter().chain(&wanted).map(|rows| rows.len() as u64).sum()
+    }
+
+    /// Looks for nearer centroids in every panel.
+    fn search_all(&self, chunk: &Chunk<'_>, found: &mut [Found]) -> u64 {
+        let rows: Vec<u32> = (0..found.len() as u32).collect();
+        let mut fine = FineRows::new(rows.len(), self.width);
+        for panel in 0..self.columns.panels() {
+            for rows in rows.chunks(ROWS) {
+                self.score(chunk.first, panel, rows, found, &mut fine);
+            }
+        }
+        self.look_at_all(chunk.first, found);
+        (rows.len() * self.drift.len()) as u64
+    }
+
+    fn panels_of(&self, group: usize) -> std::ops::Range<usize> {
+        group * self.together..((group + 1) * self.together).min(self.columns.panels())
+    }
+
+    /// Measures every centroid for points whose floor is so low that steps tell nothing.
+    fn look_at_all(&self, first: usize, found: &mut [Found]) {
         for (row, found) in found.iter_mut().enumerate() {
             if found.floor == i16::MIN {
-                // So low, steps tell nothing.
-                let point = chunk.first + row;
                 for &centroid in &self.columns.ids {
-                    self.offer(point, centroid, found);
+                    self.offer(first + row, centroid, found);
                 }
             }
         }
-        (found, highest)
     }
 
     /// What is known of a point before a search.
@@ -360,15 +454,7 @@ impl Task<'_> {
     }
 
     /// Screens up to six rows of the chunk in one panel, and measures what may be nearer.
-    fn score(
-        &self,
-        first: usize,
-        panel: usize,
-        rows: &[u32],
-        found: &mut [Found],
-        fine: &mut FineRows,
-        highest: &mut [i16],
-    ) {
+    fn score(&self, first: usize, panel: usize, rows: &[u32], found: &mut [Found], fine: &mut FineRows) -> Scored {
         let mut scored = Scored::default();
         let row_at = |at: usize| rows[at.min(rows.len() - 1)] as usize;
         let codes = std::array::from_fn(|at| self.screen.codes(first + row_at(at)));
@@ -376,8 +462,6 @@ impl Task<'_> {
         scores::score(codes, &floors, &self.columns.panel(panel), &mut scored);
         for (at, &row) in rows.iter().enumerate() {
             let row = row as usize;
-            let steps = &mut highest[row * self.drift.len()];
-            *steps = scored.highest[at].max(*steps);
             let mut above = scored.above[at];
             while above != 0 {
                 let column = above.trailing_zeros() as usize;
@@ -393,6 +477,7 @@ impl Task<'_> {
                 }
             }
         }
+        scored
     }
 
     /// Whether the centroid of a column may be as near to a row of the chunk as the nearest so far, by finer copies.
@@ -423,6 +508,7 @@ impl Task<'_> {
 mod tests {
     use super::*;
     use crate::cluster::samples::{normal, unit};
+    use tch::{Device, Kind};
 
     /// Points of every kind that screening has to cope with.
     fn hard_cases() -> Vec<(&'static str, Tensor)> {
@@ -442,11 +528,10 @@ mod tests {
     fn screening_misses_no_nearer_centroid_and_threads_change_nothing() -> Result<()> {
         for (kind, points) in hard_cases() {
             let start = points.narrow(0, 0, 37).contiguous();
-            let mean = Vec::<f32>::try_from(mean_row(&points, Device::Cpu)?.to_kind(Kind::Float))?;
             let entries = floats(&points).expect("floats");
             let run = |threads: usize| -> Result<_> {
                 let first = floats(&start).expect("floats").to_vec();
-                let lloyd = Lloyd::with_threads(entries, mean.clone(), first, threads)?;
+                let lloyd = Lloyd::with_threads(entries, points.size()[1] as usize, first, threads)?;
                 let mut lloyd = Box::new(lloyd.expect("worth screening"));
                 let mut objectives = Vec::new();
                 for round in 0..12 {
@@ -466,7 +551,7 @@ mod tests {
     fn check_nearest(kind: &str, points: &[f32], lloyd: &Lloyd<'_>) {
         let width = lloyd.width;
         for (point, (&label, &distance)) in points.chunks_exact(width).zip(lloyd.labels.iter().zip(&lloyd.distances)) {
-            let all = lloyd.centroids.chunks_exact(width).map(|centroid| scores::squared_distance(point, centroid));
+            let all = lloyd.centroids.chunks_exact(width).map(|centroid| squared_distance(point, centroid));
             let nearest = all.enumerate().min_by(|left, right| left.1.total_cmp(&right.1)).expect("a centroid");
             assert_eq!((nearest.0 as u32, nearest.1), (label, distance), "points {kind}");
         }

@@ -1,6 +1,7 @@
 //! Which centroids share a panel: those that lie together, so that one bound serves them all.
 
-use crate::torch::scores::{COLUMNS, squared_distance};
+use crate::torch::rows::squared_distance;
+use crate::torch::scores::COLUMNS;
 
 /// Centroids `[k, width]` in an order in which every sixteen, from the first, lie near each other.
 ///

@@ -13,6 +13,7 @@
 //! In 256 dimensions the margin is 0.8 standard deviations of a score among isotropic points: of 1,000 centroids eight are
 //! left. It grows with the dimension; [`Screen::new`] declines above [`WIDEST`].
 
+use crate::torch::rows;
 use crate::torch::scores::{self, Bound, COLUMN_LIMIT, COLUMNS, Panel, Scores, TOGETHER, ZERO};
 use rayon::prelude::*;
 
@@ -24,7 +25,7 @@ const LARGEST_PRODUCT: f64 = 32_767.0;
 const LONGEST_COPY: f64 = 180.0;
 /// Length of a copy of 16 bits: the product of two fits into 32.
 const FINE_COPY: f64 = 32_000.0;
-/// Largest coordinate of the copy of a point.
+/// Largest coordinate of the copy of a point, by [`rows::round_to_bytes`].
 const ROW_LIMIT: f32 = 127.0;
 /// What f32 arithmetic on one entry may be off by, relatively: its unit roundoff and some more.
 const ROUNDING: f64 = 1.2e-7;
@@ -112,9 +113,9 @@ impl<'a> Screen<'a> {
         if !Self::pays(width) {
             return None;
         }
-        let squares = points.par_chunks_exact(width).map(|point| scores::squared_distance(point, &mean));
+        let squares = points.par_chunks_exact(width).map(|point| rows::squared_distance(point, &mean));
         let longest = f64::from(squares.reduce(|| 0.0, f32::max)).sqrt() * 1.001;
-        let largest = points.par_chunks_exact(width).map(|point| largest_entry(point, &mean)).reduce(|| 0.0, f32::max);
+        let largest = points.par_chunks_exact(width).map(|point| rows::largest(point, &mean)).reduce(|| 0.0, f32::max);
         let unit = (longest / LONGEST_COPY).max(f64::from(largest / ROW_LIMIT)) as f32;
         if !unit.is_normal() {
             return None;
@@ -183,12 +184,13 @@ impl<'a> Screen<'a> {
         }
 
         let mut fine = vec![0; ids.len() * width];
+        let origin = vec![0.0; width];
         let fine_columns = moved
             .chunks_exact(width)
             .zip(fine.chunks_exact_mut(width))
             .zip(&squares)
             .map(|((column, codes), &square)| {
-                let Fine { unit, error, .. } = fine_copy(column.iter().copied(), square.sqrt(), codes);
+                let Fine { unit, error, .. } = fine_copy(column, &origin, square.sqrt(), codes);
                 FineColumn { unit, error, length: square.sqrt(), half_square: square / 2.0 }
             })
             .collect();
@@ -202,7 +204,7 @@ impl<'a> Screen<'a> {
             step,
             longest,
             largest_error: 0.0,
-            slack: ROUNDING * (8.0 + width as f64 / 8.0) * (self.longest + longest).powi(2),
+            slack: ROUNDING * (16.0 + width as f64 / 8.0) * (self.longest + longest).powi(2),
             fine,
             fine_columns,
             ids,
@@ -241,8 +243,7 @@ impl<'a> Screen<'a> {
 
     /// Copies a point to 16 bits.
     pub(super) fn fine(&self, index: usize, codes: &mut [i16]) -> Fine {
-        let entries = self.point(index).iter().zip(&self.mean).map(|(entry, mean)| entry - mean);
-        fine_copy(entries, self.lengths[index].square.sqrt(), codes)
+        fine_copy(self.point(index), &self.mean, self.lengths[index].square.sqrt(), codes)
     }
 
     /// The score of a point that a centroid as near as `squared_distance` has.
@@ -274,7 +275,7 @@ impl Columns {
     pub(super) fn may_reach(&self, column: usize, point: &Fine, codes: &[i16], least: f64) -> bool {
         let width = codes.len();
         let FineColumn { unit, error, length, half_square } = self.fine_columns[column];
-        let product = f64::from(scores::product(codes, &self.fine[column * width..][..width])) * point.unit * unit;
+        let product = f64::from(rows::product(codes, &self.fine[column * width..][..width])) * point.unit * unit;
         let margin = point.error * length + point.copy * error + self.slack;
         product - half_square + margin >= least
     }
@@ -292,33 +293,24 @@ impl Columns {
 }
 
 fn copy(point: &[f32], mean: &[f32], unit: f32, codes: &mut [u8]) -> Lengths {
-    let (mut length, mut copied, mut error) = (0.0_f64, 0_i32, 0.0_f32);
-    for ((&entry, &mean), code) in point.iter().zip(mean).zip(codes) {
-        let entry = entry - mean;
-        let rounded = nearest_whole(entry / unit).clamp(-ROW_LIMIT, ROW_LIMIT);
-        *code = (rounded as i32 + i32::from(ZERO)) as u8;
-        length += square(entry);
-        copied = copied.wrapping_add((rounded as i32).wrapping_mul(rounded as i32));
-        error += (entry - rounded * unit).powi(2);
-    }
-    let copy = f64::from(copied).sqrt() as f32 * unit * 1.000_001;
-    Lengths { square: length, copy, error: error.sqrt() * 1.001 + f32::MIN_POSITIVE }
+    let rounded = rows::round_to_bytes(point, mean, unit, codes);
+    let square = f64::from(rows::squared_distance(point, mean));
+    let copy = f64::from(rounded.copy).sqrt() as f32 * unit * 1.000_01;
+    Lengths { square, copy, error: rounded.error.sqrt() * 1.001 + f32::MIN_POSITIVE }
 }
 
-/// Rounds entries of a row of that length to whole numbers of 16 bits.
-fn fine_copy(entries: impl Iterator<Item = f32>, length: f64, codes: &mut [i16]) -> Fine {
-    let unit = (length / FINE_COPY).max(f64::from(f32::MIN_POSITIVE)) as f32;
-    let per_unit = 1.0 / unit;
-    let (mut copied, mut error) = (0.0_f32, 0.0_f32);
-    for (entry, code) in entries.zip(codes) {
-        let rounded = nearest_whole(entry * per_unit);
-        *code = rounded as i32 as i16;
-        copied += rounded * rounded;
-        error += (entry - rounded * unit).powi(2);
-    }
-    let (unit, tiny) = (f64::from(unit), f64::from(f32::MIN_POSITIVE));
+/// Rounds a row, less `origin` of that `length`, to whole numbers of 16 bits.
+fn fine_copy(row: &[f32], origin: &[f32], length: f64, codes: &mut [i16]) -> Fine {
+    let tiny = f64::from(f32::MIN_POSITIVE);
+    let unit = (length / FINE_COPY).max(tiny) as f32;
+    let rounded = rows::round_to_whole(row, origin, unit, codes);
+    let unit = f64::from(unit);
     // 1 %: what f32 arithmetic may lose of errors that are small beside the entries.
-    Fine { unit, copy: f64::from(copied).sqrt() * unit * 1.01, error: f64::from(error).sqrt() * 1.01 + tiny }
+    Fine {
+        unit,
+        copy: f64::from(rounded.copy).sqrt() * unit * 1.01,
+        error: f64::from(rounded.error).sqrt() * 1.01 + tiny,
+    }
 }
 
 fn round(entries: &[f32], unit: f32) -> Vec<i8> {
@@ -330,10 +322,6 @@ fn round(entries: &[f32], unit: f32) -> Vec<i8> {
 fn nearest_whole(entry: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0; // 1.5 · 2^23: what is below one does not fit beside it
     (entry + SHIFT) - SHIFT
-}
-
-fn largest_entry(point: &[f32], mean: &[f32]) -> f32 {
-    point.iter().zip(mean).fold(0.0, |largest, (entry, mean)| largest.max((entry - mean).abs()))
 }
 
 fn square(entry: f32) -> f64 {

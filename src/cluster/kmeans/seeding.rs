@@ -7,7 +7,7 @@
 
 use super::engine;
 use crate::error::Result;
-use crate::torch::scores::squared_distance;
+use crate::torch::rows::squared_distance;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;

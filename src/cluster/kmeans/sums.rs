@@ -3,7 +3,7 @@
 //! An entry counts in 2^-30 of the largest (a float of that size is no finer than 2^-24), a sum has 64 bits: room for 2^33
 //! points.
 
-use crate::torch::scores::accumulate;
+use crate::torch::rows::accumulate;
 use rayon::prelude::*;
 
 /// A point that changed its cluster.

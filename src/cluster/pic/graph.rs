@@ -4,7 +4,7 @@ use crate::cluster::blocks::block;
 use crate::cluster::kmeans::host_labels;
 use crate::error::Result;
 use crate::torch::floats;
-use crate::torch::scores::squared_distance;
+use crate::torch::rows::squared_distance;
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 

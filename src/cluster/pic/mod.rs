@@ -54,9 +54,7 @@ pub fn cluster(points: &Tensor, options: Options, tell: &mut dyn FnMut(f64)) -> 
         .with_hint("lower cluster.neighbours, or let the bank fill longer with cluster.every_steps"));
     }
     let points = points.f_to_kind(Kind::Float)?.f_contiguous()?;
-    if !bool::try_from(points.f_isfinite()?.f_all()?)? {
-        return Err(Error::data("the points to cluster are not finite"));
-    }
+    kmeans::check_finite(&points)?;
     let neighbours = Neighbours::find(&points, options.neighbours, tell)?;
     let graph = Graph::new(&neighbours, options.sigma);
     let mass = graph.spread(options.alpha, options.iterations);

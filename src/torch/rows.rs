@@ -1,0 +1,317 @@
+//! Single rows of numbers, as k-means goes through them: distances, sums, and copies in whole numbers.
+//!
+//! Each is a plain loop, compiled once for every processor and once for those with AVX2: the outcome is the same to the last bit.
+
+use super::scores::is_fast;
+use std::arch::x86_64::*;
+
+/// Numbers that are gone through side by side.
+const LANES: usize = 16;
+
+/// Sum of squared differences, over 32 running sums: the same to the last bit on every processor.
+pub fn squared_distance(left: &[f32], right: &[f32]) -> f32 {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { squared_distance_with_avx2(left, right) };
+    }
+    sum_of_squares(left, right)
+}
+
+/// The product of two rows of coordinates of 16 bits, in 32 that wrap: right where the whole of it fits.
+pub fn product(left: &[i16], right: &[i16]) -> i32 {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { product_with_avx2(left, right) };
+    }
+    product_of_each(left, right)
+}
+
+fn product_of_each(left: &[i16], right: &[i16]) -> i32 {
+    let products = left.iter().zip(right).map(|(&left, &right)| i32::from(left).wrapping_mul(i32::from(right)));
+    products.fold(0, i32::wrapping_add)
+}
+
+#[target_feature(enable = "avx2")]
+fn product_with_avx2(left: &[i16], right: &[i16]) -> i32 {
+    let (left_blocks, right_blocks) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
+    let rest = product_of_each(left_blocks.remainder(), right_blocks.remainder());
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for (at, (left, right)) in left_blocks.zip(right_blocks).enumerate() {
+        // SAFETY: both blocks are 32 bytes long.
+        let (left, right) =
+            unsafe { (_mm256_loadu_si256(left.as_ptr().cast()), _mm256_loadu_si256(right.as_ptr().cast())) };
+        sums[at % 2] = _mm256_add_epi32(sums[at % 2], _mm256_madd_epi16(left, right));
+    }
+    let lanes: [i32; 8] = bytemuck::cast(_mm256_add_epi32(sums[0], sums[1]));
+    lanes.into_iter().fold(rest, i32::wrapping_add)
+}
+
+/// What rounding a row to whole numbers has come to: sums of squares.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rounded {
+    /// Of the whole numbers.
+    pub copy: f32,
+    /// Of what the row differs by from them times the unit.
+    pub error: f32,
+}
+
+/// Rounds `row` less `origin`, over `unit`, to `codes` of 16 bits, within which it must lie.
+pub fn round_to_whole(row: &[f32], origin: &[f32], unit: f32, codes: &mut [i16]) -> Rounded {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { round_with_avx2(row, origin, unit, codes) };
+    }
+    round_each(row, origin, unit, codes)
+}
+
+#[target_feature(enable = "avx2")]
+fn round_with_avx2(row: &[f32], origin: &[f32], unit: f32, codes: &mut [i16]) -> Rounded {
+    round_each(row, origin, unit, codes)
+}
+
+#[inline(always)]
+fn round_each(row: &[f32], origin: &[f32], unit: f32, codes: &mut [i16]) -> Rounded {
+    let (mut copies, mut errors) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+    let per_unit = 1.0 / unit;
+    let round = |entry: f32| {
+        let (code, whole) = to_whole(entry * per_unit);
+        (code, whole, entry - whole * unit)
+    };
+    let (rows, row_rest) = row.as_chunks::<LANES>();
+    let (origins, origin_rest) = origin.as_chunks::<LANES>();
+    let (blocks, code_rest) = codes.as_chunks_mut::<LANES>();
+    for ((row, origin), codes) in rows.iter().zip(origins).zip(blocks) {
+        for lane in 0..LANES {
+            let (code, whole, off) = round(row[lane] - origin[lane]);
+            codes[lane] = code;
+            copies[lane] += whole * whole;
+            errors[lane] += off * off;
+        }
+    }
+    for (lane, ((row, origin), code)) in row_rest.iter().zip(origin_rest).zip(code_rest).enumerate() {
+        let (rounded, whole, off) = round(row - origin);
+        *code = rounded;
+        copies[lane] += whole * whole;
+        errors[lane] += off * off;
+    }
+    Rounded { copy: copies.iter().sum(), error: errors.iter().sum() }
+}
+
+/// The largest entry of `row` less `origin`, either way; of numbers alone.
+pub fn largest(row: &[f32], origin: &[f32]) -> f32 {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { largest_with_avx2(row, origin) };
+    }
+    largest_of_each(row, origin)
+}
+
+#[target_feature(enable = "avx2")]
+fn largest_with_avx2(row: &[f32], origin: &[f32]) -> f32 {
+    largest_of_each(row, origin)
+}
+
+#[inline(always)]
+fn largest_of_each(row: &[f32], origin: &[f32]) -> f32 {
+    let mut most = [0.0_f32; LANES];
+    let (rows, row_rest) = row.as_chunks::<LANES>();
+    let (origins, origin_rest) = origin.as_chunks::<LANES>();
+    for (row, origin) in rows.iter().zip(origins) {
+        for lane in 0..LANES {
+            let entry = (row[lane] - origin[lane]).abs();
+            most[lane] = if entry > most[lane] { entry } else { most[lane] };
+        }
+    }
+    let rest = row_rest.iter().zip(origin_rest).map(|(entry, origin)| (entry - origin).abs());
+    rest.chain(most).fold(0.0, f32::max)
+}
+
+/// Adds `row` to `sums`.
+pub fn add(sums: &mut [f64], row: &[f32]) {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { add_with_avx2(sums, row) };
+    }
+    add_each(sums, row);
+}
+
+#[target_feature(enable = "avx2")]
+fn add_with_avx2(sums: &mut [f64], row: &[f32]) {
+    add_each(sums, row);
+}
+
+#[inline(always)]
+fn add_each(sums: &mut [f64], row: &[f32]) {
+    for (sum, &entry) in sums.iter_mut().zip(row) {
+        *sum += f64::from(entry);
+    }
+}
+
+/// Rounds `row` less `origin`, over `unit`, to bytes around 128, cut to 127 either way.
+pub fn round_to_bytes(row: &[f32], origin: &[f32], unit: f32, bytes: &mut [u8]) -> Rounded {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { bytes_with_avx2(row, origin, unit, bytes) };
+    }
+    bytes_of_each(row, origin, unit, bytes)
+}
+
+#[target_feature(enable = "avx2")]
+fn bytes_with_avx2(row: &[f32], origin: &[f32], unit: f32, bytes: &mut [u8]) -> Rounded {
+    bytes_of_each(row, origin, unit, bytes)
+}
+
+#[inline(always)]
+fn bytes_of_each(row: &[f32], origin: &[f32], unit: f32, bytes: &mut [u8]) -> Rounded {
+    let (mut copies, mut errors) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+    let per_unit = 1.0 / unit;
+    let round = |entry: f32| {
+        let (_, whole) = to_whole((entry * per_unit).clamp(-127.0, 127.0) + 128.0);
+        (whole as u8, whole - 128.0, entry - (whole - 128.0) * unit)
+    };
+    let (rows, row_rest) = row.as_chunks::<LANES>();
+    let (origins, origin_rest) = origin.as_chunks::<LANES>();
+    let (blocks, byte_rest) = bytes.as_chunks_mut::<LANES>();
+    for ((row, origin), bytes) in rows.iter().zip(origins).zip(blocks) {
+        for lane in 0..LANES {
+            let (byte, whole, off) = round(row[lane] - origin[lane]);
+            bytes[lane] = byte;
+            copies[lane] += whole * whole;
+            errors[lane] += off * off;
+        }
+    }
+    for (lane, ((row, origin), into)) in row_rest.iter().zip(origin_rest).zip(byte_rest).enumerate() {
+        let (byte, whole, off) = round(row - origin);
+        *into = byte;
+        copies[lane] += whole * whole;
+        errors[lane] += off * off;
+    }
+    Rounded { copy: copies.iter().sum(), error: errors.iter().sum() }
+}
+
+/// The nearest whole number of less than 22 bits, and its last 16.
+#[inline(always)]
+fn to_whole(entry: f32) -> (i16, f32) {
+    // 1.5 · 2^23: what is below one does not fit beside it, and the last bits are those of the whole number.
+    const SHIFT: f32 = 12_582_912.0;
+    let shifted = entry + SHIFT;
+    (shifted.to_bits() as i16, shifted - SHIFT)
+}
+
+/// Adds `entries`, each times `scale` and cut to a whole number, to `sums`, which wrap.
+pub fn accumulate(sums: &mut [i64], entries: &[f32], scale: f32) {
+    if is_fast() {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { accumulate_with_avx2(sums, entries, scale) };
+    }
+    accumulate_each(sums, entries, scale);
+}
+
+#[target_feature(enable = "avx2")]
+fn accumulate_with_avx2(sums: &mut [i64], entries: &[f32], scale: f32) {
+    accumulate_each(sums, entries, scale);
+}
+
+#[inline(always)]
+fn accumulate_each(sums: &mut [i64], entries: &[f32], scale: f32) {
+    for (sum, &entry) in sums.iter_mut().zip(entries) {
+        *sum = sum.wrapping_add(i64::from((entry * scale) as i32));
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn squared_distance_with_avx2(left: &[f32], right: &[f32]) -> f32 {
+    sum_of_squares(left, right)
+}
+
+#[inline(always)]
+fn sum_of_squares(left: &[f32], right: &[f32]) -> f32 {
+    const SUMS: usize = 32;
+    let mut sums = [0.0_f32; SUMS];
+    let (left_blocks, right_blocks) = (left.chunks_exact(SUMS), right.chunks_exact(SUMS));
+    let rest = left_blocks.remainder().iter().zip(right_blocks.remainder());
+    for (left, right) in left_blocks.zip(right_blocks) {
+        for lane in 0..SUMS {
+            let difference = left[lane] - right[lane];
+            sums[lane] += difference * difference;
+        }
+    }
+    for (sum, (left, right)) in sums.iter_mut().zip(rest) {
+        *sum += (left - right) * (left - right);
+    }
+    let mut half = SUMS / 2;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    sums[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn products_of_16_bits_are_exact_where_they_fit(entries in prop::collection::vec((any::<i16>(), -9_i16..9), 0..70)) {
+            let (left, right): (Vec<i16>, Vec<i16>) = entries.into_iter().unzip();
+            let exact: i64 = left.iter().zip(&right).map(|(left, right)| i64::from(*left) * i64::from(*right)).sum();
+            prop_assert_eq!(i64::from(product(&left, &right)), exact);
+        }
+
+        #[test]
+        fn rounding_is_to_the_nearest(row in prop::collection::vec(-30_000_f32..30_000.0, 0..70)) {
+            let origin: Vec<f32> = row.iter().map(|entry| entry * 0.25).collect();
+            let mut codes = vec![0; row.len()];
+            let found = round_to_whole(&row, &origin, 2.0, &mut codes);
+            let (mut copy, mut error) = (0.0, 0.0);
+            for ((&entry, &origin), &code) in row.iter().zip(&origin).zip(&codes) {
+                let exact = (f64::from(entry) - f64::from(origin)) / 2.0;
+                prop_assert!((f64::from(code) - exact).abs() <= 0.501, "{} {}", exact, code);
+                copy += f64::from(code).powi(2);
+                error += (2.0 * (exact - f64::from(code))).powi(2);
+            }
+            prop_assert!((f64::from(found.copy) - copy).abs() <= 1e-5 * copy);
+            prop_assert!((f64::from(found.error) - error).abs() <= 0.02 * error + 0.01);
+            let mut plain = codes.clone();
+            prop_assert_eq!(round_each(&row, &origin, 2.0, &mut plain), found);
+            prop_assert_eq!(plain, codes);
+        }
+
+        #[test]
+        fn bytes_are_rounded_and_cut(row in prop::collection::vec(-30_f32..30.0, 0..70)) {
+            let origin: Vec<f32> = row.iter().map(|entry| entry * 0.25).collect();
+            let mut bytes = vec![0; row.len()];
+            let found = round_to_bytes(&row, &origin, 0.125, &mut bytes);
+            let (mut copy, mut error) = (0.0, 0.0);
+            for ((&entry, &origin), &byte) in row.iter().zip(&origin).zip(&bytes) {
+                let exact = (f64::from(entry) - f64::from(origin)) / 0.125;
+                let whole = f64::from(byte) - 128.0;
+                prop_assert!((whole - exact.clamp(-127.0, 127.0)).abs() <= 0.501, "{} {}", exact, byte);
+                copy += whole.powi(2);
+                error += (0.125 * (exact - whole)).powi(2);
+            }
+            prop_assert!((f64::from(found.copy) - copy).abs() <= 1e-5 * copy);
+            prop_assert!((f64::from(found.error) - error).abs() <= 1e-3 * error + 1e-6);
+            let mut plain = bytes.clone();
+            prop_assert_eq!(bytes_of_each(&row, &origin, 0.125, &mut plain), found);
+            prop_assert_eq!(plain, bytes);
+            let most = row.iter().zip(&origin).map(|(entry, origin)| (entry - origin).abs()).fold(0.0, f32::max);
+            prop_assert_eq!(largest(&row, &origin), most);
+        }
+
+        #[test]
+        fn distances_are_the_same_on_every_processor(left in prop::collection::vec(-2_f32..2.0, 0..70)) {
+            let right: Vec<f32> = left.iter().rev().map(|entry| entry * 0.7).collect();
+            let exact: f64 = left.iter().zip(&right).map(|(left, right)| (f64::from(*left) - f64::from(*right)).powi(2)).sum();
+            let found = squared_distance(&left, &right);
+            prop_assert_eq!(found.to_bits(), sum_of_squares(&left, &right).to_bits());
+            prop_assert!((f64::from(found) - exact).abs() <= 1e-6 * exact);
+        }
+    }
+}
