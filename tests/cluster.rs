@@ -58,12 +58,13 @@ fn peer(python: &Path, arguments: &[&Path]) -> String {
 #[test]
 fn every_way_of_clustering_gives_every_row_a_cluster() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let ways: [(&str, &[&str], Option<u64>); 7] = [
+    let ways: [(&str, &[&str], Option<u64>); 8] = [
         ("plain", &["--k", "12"], Some(12)),
         ("spread", &["--k", "12", "--start", "plusplus", "--spherical", "--tolerance", "0.001"], Some(12)),
         ("balanced", &["--k", "12", "--balanced"], Some(12)),
         ("coarse", &["--k", "12", "--coarse", "3"], Some(12)),
         ("odc", &["--k", "12", "--empties", "odc"], Some(12)),
+        ("projected", &["--k", "12", "--projection", "64"], Some(12)),
         ("raw", &["--k", "12", "--no-whiten"], Some(12)),
         ("pic", &["--method", "pic"], None),
     ];

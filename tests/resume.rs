@@ -87,36 +87,39 @@ fn killed_while_it_writes_a_snapshot_it_goes_on_from_the_one_before() {
     assert_eq!(disturbed(folder.path(), &[], &moments), expected);
 }
 
+/// Killed after step 25 and started again, with each of these settings.
+fn goes_on_with(variants: &[&[&str]]) {
+    for more in variants {
+        let more: Vec<&str> = more.iter().flat_map(|setting| ["--set", setting]).collect();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let expected = undisturbed(folder.path(), &more);
+        let moment: &dyn Fn(&Path) -> bool = &|run| steps_done(run) >= 25;
+        assert_eq!(disturbed(folder.path(), &more, &[moment]), expected, "{more:?}");
+    }
+}
+
 #[test]
 fn balanced_windows_and_full_refreshes_go_on_too() {
-    let variants: [&[&str]; 11] = [
-        &["--set", "train.balance=sample", "--set", "train.balance_window=3"],
-        &["--set", "cluster.refresh=full", "--set", "bank.capacity=400"],
-        &["--set", "cluster.refresh=full", "--set", "bank.capacity=400", "--set", "cluster.every_steps=0"],
-        &["--set", "train.head=match", "--set", "cluster.start=warm"],
-        &["--set", "cluster.refresh=rolling", "--set", "bank.encoder=student"],
-        &["--set", "cluster.refresh=rolling", "--set", "bank.encoder=train"],
+    goes_on_with(&[
+        &["train.balance=sample", "train.balance_window=3"],
+        &["cluster.refresh=full", "bank.capacity=400"],
+        &["cluster.refresh=full", "bank.capacity=400", "cluster.every_steps=0"],
+        &["train.head=match", "cluster.start=warm"],
+        &["cluster.refresh=rolling", "bank.encoder=student"],
+        &["cluster.refresh=rolling", "bank.encoder=train"],
+    ]);
+}
+
+#[test]
+fn every_way_of_clustering_goes_on_too() {
+    goes_on_with(&[
         // From step 18 a clustering is under way when step 21 is kept.
-        &["--set", "cluster.overlap=true", "--set", "cluster.overlap_steps=4"],
-        &[
-            &["--set", "cluster.overlap=true", "--set", "cluster.overlap_steps=4"][..],
-            &["--set", "cluster.refresh=full", "--set", "bank.capacity=400"],
-        ]
-        .concat(),
-        &["--set", "cluster.method=pic", "--set", "cluster.neighbours=3"],
-        &[
-            &["--set", "train.head=centroids", "--set", "bank.projection=32"][..],
-            &["--set", "cluster.spherical=true", "--set", "cluster.start=plusplus"],
-        ]
-        .concat(),
-        &["--set", "cluster.coarse=2", "--set", "cluster.empties=odc", "--set", "cluster.small=4"],
-    ];
-    for more in variants {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let expected = undisturbed(folder.path(), more);
-        let moment: &dyn Fn(&Path) -> bool = &|run| steps_done(run) >= 25;
-        assert_eq!(disturbed(folder.path(), more, &[moment]), expected, "{more:?}");
-    }
+        &["cluster.overlap=true", "cluster.overlap_steps=4"],
+        &["cluster.overlap=true", "cluster.overlap_steps=4", "cluster.refresh=full", "bank.capacity=400"],
+        &["cluster.method=pic", "cluster.neighbours=3"],
+        &["train.head=centroids", "bank.projection=32", "cluster.spherical=true", "cluster.start=plusplus"],
+        &["cluster.coarse=2", "cluster.empties=odc", "cluster.small=4"],
+    ]);
 }
 
 #[test]

@@ -4,11 +4,14 @@
 //! cycle ROWS WIDTH K ITERATIONS THREADS                the parts of a cycle on made-up features in f16: covariance and its
 //!                                                      eigenvectors, projection, k-means from random rows, and from its own outcome
 //! whiten POINTS DIMENSIONS KEPT THREADS                PCA and whitening of a raw file of f16
+//! bank ROWS WIDTH FOLDER THREADS                       memory of a full bank, and pushes of 256 rows while it is written to FOLDER
 
 use serde_json::{Value, json};
+use shoal::bank::Bank;
 use shoal::cluster::kmeans::{self, Options};
 use shoal::cluster::whiten::Whitening;
 use shoal::config::Empties;
+use shoal::shards::SampleId;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -95,6 +98,43 @@ fn whiten(points: &str, width: i64, kept: usize) -> Value {
     json!({ "seconds": seconds, "project_s": project, "mib": peak() - before, "off": off.double_value(&[]) })
 }
 
+fn bank(rows: usize, width: i64, folder: &str) -> Value {
+    tch::manual_seed(1);
+    let before = peak();
+    let mut bank = Bank::new(rows, width as usize).expect("a bank");
+    let mut step = 0;
+    let mut push = |bank: &mut Bank, first: u64, count: usize| {
+        let features = Tensor::randn([count as i64, width], (Kind::Float, Device::Cpu));
+        let ids: Vec<SampleId> = (first..first + count as u64).map(SampleId).collect();
+        step += 1;
+        timed(|| bank.push(&ids, &vec![None; count], None, &features, step)).1
+    };
+    for first in (0..rows).step_by(4_096) {
+        push(&mut bank, first as u64, 4_096.min(rows - first));
+    }
+    let mib = peak() - before;
+    let usual: Vec<f64> = (0..20).map(|_| push(&mut bank, 0, 256)).collect();
+    let (capture, stood) = timed(|| bank.capture());
+    let path = std::path::Path::new(folder).join("bank.arrow");
+    let writer = std::thread::spawn(move || timed(|| capture.write(&path)).1);
+    let mut beside: Vec<f64> = Vec::new();
+    while !writer.is_finished() {
+        beside.push(push(&mut bank, (rows + 256 * beside.len()) as u64, 256));
+        std::thread::sleep(std::time::Duration::from_millis(200)); // a step of the network
+    }
+    let written = writer.join().expect("a thread");
+    let most = |times: &[f64]| times.iter().copied().fold(0.0, f64::max);
+    json!({
+        "mib": mib,
+        "push_s": most(&usual),
+        "stood_s": stood,
+        "written_s": written,
+        "pushes_beside": beside.len(),
+        "push_beside_s": most(&beside),
+        "mib_beside": peak() - before - mib,
+    })
+}
+
 #[allow(clippy::print_stdout)]
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -106,6 +146,7 @@ fn main() {
     let found = match arguments[0].as_str() {
         "kmeans" => kmeans(&arguments[1], &arguments[2], number(3), number(4) as usize),
         "cycle" => cycle(number(1), number(2), number(3) as usize, number(4) as usize),
+        "bank" => bank(number(1) as usize, number(2), &arguments[3]),
         "whiten" => whiten(&arguments[1], number(2), number(3) as usize),
         other => panic!("no part is called {other}"),
     };

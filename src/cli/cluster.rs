@@ -4,6 +4,7 @@
 //! for a balanced subset. The file is read twice, for the covariance and to project: memory is the projected rows.
 
 use super::network::device_kind;
+use crate::bank::Projection;
 use crate::cluster::agreement::entropy;
 use crate::cluster::assignments::Assignments;
 use crate::cluster::covariance::Covariance;
@@ -15,6 +16,7 @@ use crate::config::{ClusterPlan, DevicePlan, Empties, Method, Start};
 use crate::error::{Error, Result};
 use crate::evaluate::features::FeatureFile;
 use crate::model::state::write_safetensors;
+use crate::seed;
 use crate::torch::device::{place, set_threads};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -78,6 +80,9 @@ pub(super) struct Arguments {
     /// Width of the kernel over distances, for pic
     #[arg(long, default_value_t = 0.2)]
     sigma: f64,
+    /// Dimensions to which a fixed random projection takes the features first, as `bank.projection` does; 0 leaves them
+    #[arg(long, value_name = "P", default_value_t = 0)]
+    projection: usize,
     /// Dimensions kept by PCA
     #[arg(long, default_value_t = 256)]
     pca: usize,
@@ -96,8 +101,8 @@ pub(super) struct Arguments {
     /// Where those keys go, by default beside --out
     #[arg(long, value_name = "FILE", requires = "sample")]
     subset: Option<PathBuf>,
-    /// Also write projection and centroids, as safetensors
-    #[arg(long, value_name = "FILE", conflicts_with = "no_whiten")]
+    /// Also write PCA, whitening and centroids, as safetensors
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["no_whiten", "projection"])]
     save: Option<PathBuf>,
     /// Where to compute
     #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
@@ -149,7 +154,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             .with_hint("lower --k, or --neighbours of pic"));
     }
     let show = Show::new(arguments.iterations);
-    let rows = Rows::read(&file, (!arguments.no_whiten).then_some(arguments.pca), placement.device, &show)?;
+    let rows = arguments.read(&file, placement.device, &show)?;
 
     let (division, above) = match arguments.levels.as_slice() {
         [] => (cluster::divide(&rows.points, &plan, None, arguments.seed, &mut |told| show.told(0, told))?, Vec::new()),
@@ -219,6 +224,49 @@ impl Arguments {
         })
     }
 
+    /// The rows of a file as they are to be clustered.
+    fn read(&self, file: &FeatureFile, device: Device, show: &Show) -> Result<Rows> {
+        let (total, dim) = (file.rows(), file.dim());
+        let projection = match self.projection {
+            0 => None,
+            dims => Some(Projection::new(dim, dims, seed::of(self.seed, "projection", 0), device)?),
+        };
+        let reduce = |features: &Tensor| match &projection {
+            Some(projection) => projection.apply(&features.f_to_device(device)?),
+            None => Ok(features.shallow_clone()),
+        };
+        let width = if self.projection > 0 { self.projection } else { dim } as i64;
+        let whitening = match self.no_whiten {
+            true => None,
+            false => {
+                let mut covariance = Covariance::new(width, device)?;
+                for block in file.blocks()? {
+                    covariance.add(&reduce(&block?.features)?)?;
+                    show.reading("covariance", covariance.count() as usize, total);
+                }
+                Some(Whitening::of(covariance, self.pca)?)
+            }
+        };
+        let width = whitening.as_ref().map_or(width, Whitening::output_dim);
+        let points = Tensor::f_empty([total as i64, width], (Kind::Float, device))?;
+        let mut rows = Rows { keys: Vec::new(), ids: Vec::new(), labels: Vec::new(), whitening, points };
+        for block in file.blocks()? {
+            let block = block?;
+            let (start, len) = (rows.ids.len() as i64, block.ids.len() as i64);
+            let reduced = reduce(&block.features)?;
+            let projected = match &rows.whitening {
+                Some(whitening) => whitening.apply(&reduced)?,
+                None => reduced,
+            };
+            rows.points.f_narrow(0, start, len)?.f_copy_(&projected)?;
+            rows.keys.extend(block.keys);
+            rows.ids.extend(block.ids);
+            rows.labels.extend(block.labels);
+            show.reading("projecting", rows.ids.len(), total);
+        }
+        Ok(rows)
+    }
+
     fn write_subset<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Result<()> {
         let path = self.subset.clone().unwrap_or_else(|| self.out.with_extension("subset.txt"));
         let mut text: String = keys.collect::<Vec<_>>().join("\n");
@@ -236,40 +284,6 @@ struct Rows {
     whitening: Option<Whitening>,
     /// `[N, d]`, f32.
     points: Tensor,
-}
-
-impl Rows {
-    fn read(file: &FeatureFile, pca: Option<usize>, device: Device, show: &Show) -> Result<Self> {
-        let total = file.rows();
-        let whitening = match pca {
-            Some(dims) => {
-                let mut covariance = Covariance::new(file.dim() as i64, device)?;
-                for block in file.blocks()? {
-                    covariance.add(&block?.features)?;
-                    show.reading("covariance", covariance.count() as usize, total);
-                }
-                Some(Whitening::of(covariance, dims)?)
-            }
-            None => None,
-        };
-        let width = whitening.as_ref().map_or(file.dim() as i64, Whitening::output_dim);
-        let points = Tensor::f_empty([total as i64, width], (Kind::Float, device))?;
-        let mut rows = Self { keys: Vec::new(), ids: Vec::new(), labels: Vec::new(), whitening, points };
-        for block in file.blocks()? {
-            let block = block?;
-            let (start, len) = (rows.ids.len() as i64, block.ids.len() as i64);
-            let projected = match &rows.whitening {
-                Some(whitening) => whitening.apply(&block.features)?,
-                None => block.features,
-            };
-            rows.points.f_narrow(0, start, len)?.f_copy_(&projected)?;
-            rows.keys.extend(block.keys);
-            rows.ids.extend(block.ids);
-            rows.labels.extend(block.labels);
-            show.reading("projecting", rows.ids.len(), total);
-        }
-        Ok(rows)
-    }
 }
 
 /// The cluster of each row in each level above the first.
