@@ -110,17 +110,23 @@ PEERS = {"faiss-cpu": run_faiss, "scikit-learn": run_sklearn, "torch.matmul": ru
 
 def child(arguments):
     """One peer in a process of its own, so that memory is its own and no two OpenMPs meet."""
-    import resource
-
     import numpy
 
     name, points, start, width, iterations, threads = arguments
     points = numpy.fromfile(points, dtype="float32").reshape(-1, int(width))
     start = numpy.fromfile(start, dtype="float32").reshape(-1, int(width))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident(forget=True)
     seconds, objective = PEERS[name](points, start, int(iterations), int(threads))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps({"seconds": seconds, "objective": objective, "mib": memory / 1024}))
+    print(json.dumps({"seconds": seconds, "objective": objective, "mib": resident() - before}))
+
+
+def resident(forget=False):
+    """MiB that this process has had in memory at most, since it was last told to forget."""
+    if forget:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1024
 
 
 def kernels_of_faiss():
@@ -205,7 +211,7 @@ def growth(options):
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     programs = options.programs.split(",")
     figure, axes = pyplot.subplots(1, len(GROWTH), figsize=(17, 4.2), layout="constrained")
@@ -225,6 +231,8 @@ def growth(options):
         axis.set(xscale="log", yscale="log", xlabel=name)
         axis.set_xticks(list(values), [f"{value:,}" for value in values], rotation=45)
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"seconds, {options.iterations} iterations, {options.threads} threads")
     axes[0].legend()

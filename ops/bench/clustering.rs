@@ -21,6 +21,12 @@ fn read(path: &str, width: i64, kind: Kind) -> Tensor {
     Tensor::from_data_size(&bytes, &[rows as i64, width], kind)
 }
 
+/// Makes [`peak`] forget what was; what is in memory now.
+fn forget_peak() -> f64 {
+    std::fs::write("/proc/self/clear_refs", "5").expect("Linux");
+    peak()
+}
+
 /// MiB that the process has had in memory at most.
 fn peak() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -38,7 +44,7 @@ fn kmeans(points: &str, start: &str, width: i64, iterations: usize) -> Value {
     let (points, start) = (read(points, width, Kind::Float), read(start, width, Kind::Float));
     let k = start.size()[0] as usize;
     let options = Options { k, iterations, seed: 1, empties: Empties::Faiss, ..Options::default() };
-    let before = peak();
+    let before = forget_peak();
     let (found, seconds) = timed(|| kmeans::cluster(&points, Some(&start), options));
     json!({
         "seconds": seconds,
@@ -67,7 +73,7 @@ fn made_up(rows: i64, width: i64) -> Tensor {
 fn cycle(rows: i64, width: i64, k: usize, iterations: usize) -> Value {
     tch::manual_seed(1);
     let features = made_up(rows, width);
-    let before = peak();
+    let before = forget_peak();
     let (whitening, fit) = timed(|| Whitening::fit(&features, 256, Device::Cpu));
     let (points, project) = timed(|| whitening.apply_all(&features));
     let options = Options { k, iterations, seed: 1, ..Options::default() };
@@ -87,7 +93,7 @@ fn cycle(rows: i64, width: i64, k: usize, iterations: usize) -> Value {
 
 fn whiten(points: &str, width: i64, kept: usize) -> Value {
     let rows = read(points, width, Kind::Half);
-    let before = peak();
+    let before = forget_peak();
     let (whitening, seconds) = timed(|| Whitening::fit(&rows, kept, Device::Cpu));
     let (_, project) = timed(|| whitening.apply_all(&rows));
     // What the projected rows vary by along each direction, and along two of them together: 1 and 0.
@@ -100,7 +106,7 @@ fn whiten(points: &str, width: i64, kept: usize) -> Value {
 
 fn bank(rows: usize, width: i64, folder: &str) -> Value {
     tch::manual_seed(1);
-    let before = peak();
+    let before = forget_peak();
     let mut bank = Bank::new(rows, width as usize).expect("a bank");
     let mut step = 0;
     let mut push = |bank: &mut Bank, first: u64, count: usize| {

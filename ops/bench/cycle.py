@@ -9,12 +9,13 @@ apart: that are forward passes, as many as there are rows.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 import tomllib
+
+from clustering import resident
 
 WIDTH, KEPT = 4_096, 256
 
@@ -59,12 +60,12 @@ def child(name, path, threads):
     from threadpoolctl import threadpool_limits
 
     rows = numpy.fromfile(path, dtype="float16").reshape(-1, WIDTH)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident(forget=True)
     with threadpool_limits(int(threads)):
         began = time.perf_counter()
         mean, projection = {"numpy": by_numpy, "scikit-learn": by_sklearn}[name](rows)
         seconds = time.perf_counter() - began
-        mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        mib = resident() - before
         projected = (rows[:20_000].astype("float64") - mean) @ projection.T
     off = abs(projected.T @ projected / len(projected) - numpy.eye(KEPT)).max()
     print(json.dumps({"seconds": seconds, "mib": mib, "off": off}))

@@ -74,11 +74,13 @@ pub fn views_of(metadata: &BTreeMap<String, String>) -> Option<ViewsPlan> {
     serde_json::from_str(metadata.get("views")?).ok()
 }
 
+/// Name, tensors, and what stands in the header.
+type TensorFile = (&'static str, Vec<(String, Tensor)>, BTreeMap<String, String>);
+
 /// Everything that is needed to go on, as it was at one step: to be written while training goes on.
 #[derive(Debug)]
 pub struct Saved {
-    /// Files of tensors by name, with what stands in their headers.
-    files: Vec<(&'static str, Vec<(String, Tensor)>, BTreeMap<String, String>)>,
+    files: Vec<TensorFile>,
     assignments: Option<Arc<Assignments>>,
     bank: Capture,
     remembered: Remembered,
@@ -107,8 +109,8 @@ fn copies(tensors: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>> {
     let _guard = tch::no_grad_guard();
     let copy = |(name, tensor): (String, Tensor)| -> Result<(String, Tensor)> {
         let tensor = tensor.f_detach()?;
-        let copied = tensor.f_empty_like()?.f_to_device(Device::Cpu)?;
-        let _ = copied.shallow_clone().f_copy_(&tensor)?;
+        let mut copied = Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu))?;
+        copied.f_copy_(&tensor)?;
         Ok((name, copied))
     };
     tensors.into_iter().map(copy).collect()

@@ -35,6 +35,7 @@ const ODC_ITERATIONS: usize = 20;
 /// For the next draw a donor and its copy have half its points each.
 pub(super) fn repair(centroids: &mut [f32], width: usize, sizes: &[u64], rule: Empties, rng: &mut ChaCha8Rng) -> bool {
     let mut twister = Mt::new(FAISS_SEED);
+    let others = sizes.iter().sum::<u64>().saturating_sub(sizes.len() as u64) as f32; // N - k
     let mut halves: Vec<f32> = sizes.iter().map(|&size| size as f32).collect(); // as faiss counts
     let mut sizes = sizes.to_vec();
     let mut repaired = false;
@@ -44,7 +45,7 @@ pub(super) fn repair(centroids: &mut [f32], width: usize, sizes: &[u64], rule: E
         }
         let donor = match rule {
             Empties::Split | Empties::Odc => draw_donor(&sizes, rng),
-            Empties::Faiss => faiss_donor(&halves, &mut twister),
+            Empties::Faiss => faiss_donor(&halves, others, &mut twister),
             Empties::Paper => any_donor(&sizes, rng),
         };
         let Some(donor) = donor else { break };
@@ -74,11 +75,10 @@ fn push_apart(centroids: &mut [f32], width: usize, donor: usize, empty: usize, r
 
 /// The donor that faiss takes: the first of all clusters in turn, over and over, whose share of the points beats a number drawn
 /// for it.
-fn faiss_donor(sizes: &[f32], twister: &mut Mt) -> Option<usize> {
+fn faiss_donor(sizes: &[f32], others: f32, twister: &mut Mt) -> Option<usize> {
     if sizes.iter().all(|&size| size <= 1.0) {
         return None;
     }
-    let others = sizes.iter().sum::<f32>() - sizes.len() as f32;
     (0..sizes.len()).cycle().find(|&cluster| {
         let odds = (f64::from(sizes[cluster]) - 1.0) / f64::from(others);
         (twister.next_u32() as f32 / u32::MAX as f32) < odds as f32
@@ -378,7 +378,7 @@ mod tests {
         assert!(repair(&mut centroids, 1, &[4, 6, 0, 0], Empties::Faiss, &mut rng));
         let (up, down) = (1.0 + PUSH, 1.0 - PUSH);
         assert_eq!(centroids, [down, 2.0 * down, up, 2.0 * up]);
-        assert_eq!(faiss_donor(&[1.0, 1.0, 0.0], &mut Mt::new(FAISS_SEED)), None);
+        assert_eq!(faiss_donor(&[1.0, 1.0, 0.0], -1.0, &mut Mt::new(FAISS_SEED)), None);
     }
 
     #[test]

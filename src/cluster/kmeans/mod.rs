@@ -1,9 +1,9 @@
 //! Lloyd's k-means (paper, section 3.3).
 //!
 //! In go points `[N, d]` of f32 and a seed; out come centroids `[k, d]`, and for every point its nearest centroid and the
-//! squared distance to it. On a processor with AVX2, up to 640 dimensions, [`lloyd`] does it; elsewhere, and where it finds the
-//! points to be of no kind for it, matrix products of libtorch do ([`products`]). Clusters that run empty are mended after each
-//! update, and once more after the last assignment, by the rule of the plan ([`empties`]).
+//! squared distance to it. On a processor with AVX2, up to 640 dimensions, `lloyd.rs` does it; elsewhere, and where it finds the
+//! points to be of no kind for it, matrix products of libtorch do (`products.rs`). Clusters that run empty are mended after each
+//! update, and once more after the last assignment, by the rule of the plan (`empties.rs`).
 //!
 //! The same points and seed give the same result: by `lloyd` to the last bit, whatever the number of threads. What can go wrong:
 //! fewer points than clusters, points that are not finite, a start of another shape.
@@ -33,8 +33,10 @@ use tch::{Kind, Tensor};
 
 /// Points per cluster below which centroids are known to be poor.
 const FEW_POINTS: usize = 39;
-/// Share of all distances that [`lloyd`] may measure in floats before products are taken instead.
+/// Share of its distances to all centroids that [`lloyd`] may measure in floats for a point, before products are taken instead; a
+/// few dozen are always allowed.
 const MUCH_MEASURED: f64 = 0.25;
+const FEW_MEASURED: f64 = 32.0;
 
 /// How to cluster.
 #[derive(Clone, Copy, Debug)]
@@ -167,8 +169,8 @@ fn iterate(
         if assigned.settled || little {
             break;
         }
-        let pairs = count as f64 * options.k as f64;
-        let is_wasted = assigned.measured as f64 > MUCH_MEASURED * pairs;
+        // The first has no distances to start from, and measures more.
+        let is_wasted = objectives.len() > 1 && assigned.measured as f64 > much_measured(count, options.k);
         engine.update(options.spherical)?;
         repaired = engine.counts().contains(&0);
         if repaired {
@@ -193,6 +195,11 @@ fn iterate(
         sizes,
         objectives,
     })
+}
+
+/// Distances measured in one assignment that show screening to be of no use.
+fn much_measured(count: i64, k: usize) -> f64 {
+    count as f64 * (MUCH_MEASURED * k as f64).max(FEW_MEASURED)
 }
 
 /// How often each label below `k` occurs.
@@ -322,12 +329,14 @@ mod tests {
         // Two groups of a diameter of 1e-3 at a distance of 2,000.
         let sides = Tensor::from_slice(&[-1_000.0_f32, 1_000.0]).view([2, 1]).repeat([300, 1]);
         let points = normal(31, 600, 8) * 1e-3;
-        let _ = points.narrow(1, 0, 1).copy_(&sides);
-        let start = points.narrow(0, 0, 40).contiguous();
+        points.narrow(1, 0, 1).copy_(&sides);
+        let start = points.narrow(0, 0, 100).contiguous();
         let mut engine = engine::choose(&points, &start)?;
+        engine.assign()?;
+        engine.update(false)?;
         let measured = engine.assign()?.measured;
-        assert!(measured as f64 > MUCH_MEASURED * 600.0 * 40.0, "{measured} of 24,000");
-        let found = cluster(&points, Some(&start), Options { iterations: 4, ..options(40) })?;
+        assert!(measured as f64 > much_measured(600, 100), "{measured} of 60,000");
+        let found = cluster(&points, Some(&start), Options { iterations: 4, ..options(100) })?;
         let mut by_products: Box<dyn Engine + '_> = Box::new(Products::new(&points, &start));
         for _ in 0..4 {
             by_products.assign()?;

@@ -1,7 +1,7 @@
 //! Power Iteration Clustering (Lin and Cohen, ICML 2010) as the paper uses it: the alternative to k-means that needs no `k`.
 //!
 //! In go points `[N, d]`; out come labels, as many as there turn out to be. Each point is joined to its nearest neighbours
-//! ([`graph`]), `W = A + Aᵀ` with `a = exp(-|x - y|² / σ²)`. From `v = 1/N` the step `v <- α W v + (1 - α) / N`, scaled to sum 1, is
+//! (`graph.rs`), `W = A + Aᵀ` with `a = exp(-|x - y|² / σ²)`. From `v = 1/N` the step `v <- α W v + (1 - α) / N`, scaled to sum 1, is
 //! repeated; it gathers mass where the graph is dense. Then each point looks up to the neighbour with the largest
 //! `w (v' - v)`, if that is above 0: these paths climb to a root, and the points below one root are a cluster. Points that are
 //! a cluster alone go to that of their nearest neighbour that is not.
