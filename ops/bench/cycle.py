@@ -15,7 +15,7 @@ import sys
 import time
 import tomllib
 
-from clustering import resident
+from clustering import kernels_of_faiss, resident
 
 WIDTH, KEPT = 4_096, 256
 
@@ -160,6 +160,9 @@ def main():
     parser.add_argument("--parts", default="whitening,cycle")
     parser.add_argument("--results", help="file to append the tables to")
     options = parser.parse_args()
+    kernels = kernels_of_faiss()  # numpy has an OpenBLAS of its own, which errs like that of faiss
+    if kernels:
+        os.environ["OPENBLAS_CORETYPE"] = kernels
     lines = []
     for part in options.parts.split(","):
         if part == "whitening":
