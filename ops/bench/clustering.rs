@@ -95,13 +95,14 @@ fn whiten(points: &str, width: i64, kept: usize) -> Value {
     let rows = read(points, width, Kind::Half);
     let before = forget_peak();
     let (whitening, seconds) = timed(|| Whitening::fit(&rows, kept, Device::Cpu));
+    let mib = peak() - before;
     let (_, project) = timed(|| whitening.apply_all(&rows));
     // What the projected rows vary by along each direction, and along two of them together: 1 and 0.
     let centred = rows.to_kind(Kind::Double) - whitening.mean();
     let projected = centred.matmul(&whitening.projection().to_kind(Kind::Double).tr());
     let covariance = projected.tr().matmul(&projected) / rows.size()[0];
     let off = (covariance - Tensor::eye(whitening.output_dim(), (Kind::Double, Device::Cpu))).abs().max();
-    json!({ "seconds": seconds, "project_s": project, "mib": peak() - before, "off": off.double_value(&[]) })
+    json!({ "seconds": seconds, "project_s": project, "mib": mib, "off": off.double_value(&[]) })
 }
 
 fn bank(rows: usize, width: i64, folder: &str) -> Value {

@@ -1,18 +1,19 @@
 //! One clustering: rows of the bank in, centroids and labels out (paper, sections 3.3 and 4.2).
 //!
-//! [`fit`] whitens the rows ([`whiten`]), divides them ([`kmeans`], in two levels by [`hierarchy`], or [`pic`]; with equal shares by
-//! [`sinkhorn`]), and compares the outcome
-//! with the labels that the same samples had before ([`agreement`], [`matching`]). Its [`Clustering`] then labels the
-//! features of every new batch until the next cycle.
+//! [`fit`] whitens the rows ([`whiten`]), divides them ([`kmeans`], in two levels by [`hierarchy`], or [`pic`]; with equal shares
+//! by [`sinkhorn`]), and compares the outcome with the labels that the same samples had before ([`agreement`], [`matching`]). Its
+//! [`Clustering`] then labels the features of every new batch until the next cycle.
 //!
-//! Intermediate memory is the whitened rows, `N × d × 4` bytes, on a processor `N × (d + 272)` more, and blocks of 16 MiB (128 on a GPU). What can go wrong: fewer rows than clusters,
-//! rows that are all the same, rows that are not finite. Each is an error that names the key to change.
+//! Intermediate memory is the whitened rows, `N × d × 4` bytes, on a processor `N × (d + 272)` more, and blocks of 16 MiB (128 on a
+//! GPU). What can go wrong: fewer rows than clusters, rows that are all the same, rows that are not finite. Each is an error that
+//! names the key to change.
 
 mod adjusted;
 pub mod agreement;
 pub mod assignments;
 mod blocks;
 pub mod covariance;
+mod division;
 pub mod hierarchy;
 pub mod kmeans;
 pub mod matching;
@@ -21,14 +22,14 @@ pub mod sinkhorn;
 pub mod whiten;
 
 pub(crate) use blocks::{block, blocks};
+pub use division::{Division, Told, divide, options};
 
 use crate::bank::Rows;
-use crate::config::{ClusterPlan, Method, Start};
+use crate::config::{ClusterPlan, Start};
 use crate::error::{Error, Result};
 use crate::shards::SampleId;
 use agreement::{Contingency, Normalizer};
 use hierarchy::Coarse;
-use kmeans::{Partition, Seeding};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
@@ -47,71 +48,6 @@ pub struct Clustering {
     pub coarse: Option<Coarse>,
     /// What each cluster costs `[k]`, if shares are to be equal ([`sinkhorn`]).
     pub prices: Option<Tensor>,
-}
-
-/// Points divided by one of the methods.
-#[derive(Debug)]
-pub struct Division {
-    /// Who is whose.
-    pub partition: Partition,
-    /// See [`Clustering::coarse`].
-    pub coarse: Option<Coarse>,
-    /// See [`Clustering::prices`].
-    pub prices: Option<Tensor>,
-}
-
-/// What a division tells while it goes on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Told {
-    /// An iteration of k-means: the sum of squared distances before its update.
-    Objective(f64),
-    /// The share of the search for neighbours that is done.
-    Neighbours(f64),
-}
-
-/// Divides points `[N, d]` as `plan` says, k-means from `start` `[k, d]` if there is one. The same points and seed give the same
-/// outcome.
-pub fn divide(
-    points: &Tensor,
-    plan: &ClusterPlan,
-    start: Option<&Tensor>,
-    seed: u64,
-    tell: &mut dyn FnMut(Told),
-) -> Result<Division> {
-    let mut objective = |objective| tell(Told::Objective(objective));
-    let (mut partition, coarse) = match plan.method {
-        Method::Pic => {
-            let options = pic::Options { neighbours: plan.neighbours, sigma: plan.sigma, ..pic::Options::default() };
-            (pic::cluster(points, options, &mut |share| tell(Told::Neighbours(share)))?, None)
-        }
-        Method::KMeans if plan.coarse > 0 => {
-            let (partition, coarse) = hierarchy::divide(points, plan.coarse, options(plan, seed), &mut objective)?;
-            (partition, Some(coarse))
-        }
-        Method::KMeans => (kmeans::watched(points, start, options(plan, seed), &mut objective)?, None),
-    };
-    let mut prices = None;
-    if plan.balanced {
-        let (found, labels, distances) = sinkhorn::balance(points, &partition.centroids)?;
-        partition.sizes = kmeans::count_labels(&labels, partition.sizes.len());
-        (partition.assignment, partition.distances) = (labels, distances);
-        prices = Some(found);
-    }
-    Ok(Division { partition, coarse, prices })
-}
-
-/// How k-means is to go, by the plan.
-pub fn options(plan: &ClusterPlan, seed: u64) -> kmeans::Options {
-    kmeans::Options {
-        k: plan.k,
-        iterations: plan.iterations,
-        tolerance: plan.tolerance,
-        seed,
-        seeding: if plan.start == Start::PlusPlus { Seeding::PlusPlus } else { Seeding::Random },
-        spherical: plan.spherical,
-        empties: plan.empties,
-        small: plan.small,
-    }
 }
 
 /// The outcome of one clustering.

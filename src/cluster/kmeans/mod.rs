@@ -14,6 +14,7 @@ mod lloyd;
 mod panels;
 mod products;
 mod screen;
+mod search;
 mod seeding;
 mod sums;
 
