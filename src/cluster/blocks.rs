@@ -21,6 +21,11 @@ pub(crate) fn block(rows: &Tensor, (start, len): (i64, i64), device: Device, kin
     Ok(rows.f_narrow(0, start, len)?.f_to_device(device)?.f_to_kind(kind)?)
 }
 
+/// These rows of a matrix, on its device.
+pub(crate) fn gather(matrix: &Tensor, rows: &[i64]) -> Result<Tensor> {
+    Ok(matrix.f_index_select(0, &Tensor::f_from_slice(rows)?.f_to_device(matrix.device())?)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@
 //!
 //! What can go wrong: more coarse clusters than clusters, a level with no fewer clusters than the one below it.
 
+use super::blocks::gather;
 use super::kmeans::{self, Options, Partition};
 use crate::error::{Error, Result};
 use rand::SeedableRng;
@@ -51,7 +52,7 @@ pub fn divide(
             .filter(|(_, label)| i64::from(**label) == group)
             .map(|(row, _)| row)
             .collect();
-        let members = points.f_index_select(0, &Tensor::f_from_slice(&rows)?.f_to_device(points.device())?)?;
+        let members = gather(points, &rows)?;
         let seed = options.seed.wrapping_add(1 + group as u64);
         let part = kmeans::watched(&members, None, Options { k: share, seed, ..options }, tell)?;
         for ((&row, label), distance) in rows.iter().zip(part.assignment).zip(part.distances) {
@@ -69,8 +70,7 @@ pub fn divide(
     }
     objectives.truncate(iterations);
     let centroids = Tensor::f_cat(&centroids, 0)?;
-    let groups = Tensor::f_from_slice(&groups)?.f_to_device(points.device())?;
-    let coarse = Coarse { centroids: above.centroids.f_index_select(0, &groups)?, firsts };
+    let coarse = Coarse { centroids: gather(&above.centroids, &groups)?, firsts };
     Ok((Partition { centroids, assignment, distances, sizes, objectives }, coarse))
 }
 

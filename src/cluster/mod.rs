@@ -218,7 +218,7 @@ fn warm_start(points: &Tensor, labels: &[Option<u32>], k: usize, seed: u64) -> R
         return Ok(None);
     }
     let device = points.device();
-    let labelled = points.f_index_select(0, &Tensor::f_from_slice(&rows)?.f_to_device(device)?)?;
+    let labelled = blocks::gather(points, &rows)?;
     let (means, sizes) = kmeans::means_by_label(&labelled, &Tensor::f_from_slice(&labels)?.f_to_device(device)?, k)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let random = kmeans::random_points(points, k, &mut rng)?;

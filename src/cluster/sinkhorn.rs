@@ -119,7 +119,7 @@ mod tests {
         let pull = Tensor::from_slice(&[1.0_f32; 900].map(|one| one * 3.0)).view([900, 1]);
         let points = normal(3, 1_200, 8);
         points.narrow(0, 0, 900).narrow(1, 0, 1).copy_(&pull);
-        let points = kmeans::unit_rows(&points)?;
+        let points = crate::torch::unit_rows(&points)?;
         let start = unit(4, 12, 8);
         let found = kmeans::cluster(&points, Some(&start), Options { k: 12, iterations: 1, ..Options::default() })?;
         let (prices, labels, distances) = balance(&points, &found.centroids)?;

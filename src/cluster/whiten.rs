@@ -11,14 +11,13 @@
 use super::blocks::blocks;
 use super::covariance::Covariance;
 use crate::error::{Error, Result};
+use crate::torch::unit_rows;
 use tch::{Device, Kind, Tensor};
 
 /// Smallest eigenvalue that is whitened as it is, as a share of the largest.
 const EIGENVALUE_FLOOR: f64 = 1e-5;
 /// Largest variance that counts as rounding, as a share of the squared length of the mean row.
 const ROUNDING_VARIANCE: f64 = 1e-18;
-/// Shortest row that is scaled to length one; shorter ones (the mean itself) stay at the origin.
-const SHORTEST_ROW: f64 = 1e-12;
 
 /// A fitted projection: `y = P (x - mean)`, then `y / |y|`.
 #[derive(Debug)]
@@ -111,8 +110,7 @@ impl Whitening {
     pub fn apply(&self, features: &Tensor) -> Result<Tensor> {
         let features = features.f_to_device(self.mean.device())?.f_to_kind(Kind::Float)?;
         let projected = features.f_sub(&self.mean)?.f_matmul(&self.projection.f_tr()?)?;
-        let lengths = projected.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?.f_sqrt()?;
-        Ok(projected.f_div(&lengths.f_clamp_min(SHORTEST_ROW)?)?)
+        unit_rows(&projected)
     }
 
     /// [`Whitening::apply`] to many rows `[N, D]`, block by block.

@@ -7,6 +7,7 @@ use crate::config::Precision;
 use crate::error::Result;
 use crate::model::init::{Builder, Named};
 use crate::model::layers::{Linear, compute_kind};
+use crate::torch::unit_rows;
 use tch::{Device, Kind, Tensor};
 
 /// A classifier of D features into k clusters.
@@ -32,9 +33,6 @@ struct Prototypes {
     centroids: Tensor,
     temperature: f64,
 }
-
-/// Shortest row that is scaled to length one.
-const SHORTEST: f64 = 1e-12;
 
 impl Head {
     /// N(0, 0.01) weights that depend on `seed`, zero bias: give each cycle a seed of its own.
@@ -91,11 +89,6 @@ impl Prototypes {
         let points = unit_rows(&projected.f_sub(&self.origin)?)?;
         Ok(points.f_matmul(&self.centroids.f_tr()?)?.f_div_scalar(self.temperature)?)
     }
-}
-
-fn unit_rows(rows: &Tensor) -> Result<Tensor> {
-    let lengths = rows.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?.f_sqrt()?;
-    Ok(rows.f_div(&lengths.f_clamp_min(SHORTEST)?)?)
 }
 
 #[cfg(test)]

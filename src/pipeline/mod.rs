@@ -113,7 +113,6 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         trainer,
         store: Arc::new(store),
         saving: None,
-        stood: Duration::ZERO,
         feed,
         activity,
         standing,
@@ -193,8 +192,6 @@ struct Run<'a> {
     trainer: Trainer,
     store: Arc<Store>,
     saving: Option<Saving>,
-    /// How long training stood still for it.
-    stood: Duration,
     feed: Feed,
     uploader: Uploader,
     activity: Arc<Activity>,
@@ -434,18 +431,19 @@ impl Run<'_> {
         self.finish_snapshot()?;
         let step = self.trainer.progress().step;
         let saved = self.trainer.capture(&self.standing)?;
-        self.saving = Some(Saving::begin(&self.store, step, self.standing.cursor.clone(), saved)?);
+        let mut saving = Saving::begin(&self.store, step, self.standing.cursor.clone(), saved)?;
         self.snapshot_step = step;
         self.snapshot_time = Instant::now();
-        self.stood = started.elapsed();
-        self.trainer.interval_mut().skip(self.stood);
+        saving.stood = started.elapsed();
+        self.trainer.interval_mut().skip(saving.stood);
+        self.saving = Some(saving);
         Ok(())
     }
 
     /// Waits for the snapshot that is being written, if there is one, and tells of it.
     fn finish_snapshot(&mut self) -> Result<Option<PathBuf>> {
         let Some(saving) = self.saving.take() else { return Ok(None) };
-        let (step, cursor) = (saving.step, saving.cursor.clone());
+        let (step, cursor, stood) = (saving.step, saving.cursor.clone(), saving.stood);
         let info = saving.finish()?;
         self.settle_ledger(step, cursor);
         self.observer.record(&Record::Snapshot(SnapshotRecord {
@@ -453,7 +451,7 @@ impl Run<'_> {
             path: info.relative,
             bytes: info.bytes,
             seconds: info.took.as_secs_f64(),
-            stood_s: self.stood.as_secs_f64(),
+            stood_s: stood.as_secs_f64(),
         }))?;
         Ok(Some(info.path))
     }

@@ -9,6 +9,7 @@ use crate::snapshot::{SnapshotInfo, Store};
 use crate::train::state::Saved;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 /// A snapshot in progress.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Saving {
     pub(super) step: u64,
     /// Where it stands in the stream.
     pub(super) cursor: Cursor,
+    /// How long training stood still for it.
+    pub(super) stood: Duration,
 }
 
 impl Saving {
@@ -28,7 +31,7 @@ impl Saving {
         let thread = Builder::new().name("snapshot".into()).spawn(write);
         let thread =
             thread.map_err(|error| Error::device(format!("cannot start a thread to write a snapshot: {error}")))?;
-        Ok(Self { thread: Some(thread), step, cursor })
+        Ok(Self { thread: Some(thread), step, cursor, stood: Duration::ZERO })
     }
 
     /// Whether [`Saving::finish`] would not wait.

@@ -4,7 +4,8 @@
 //! the CUDA runtime, come: opening CUDA at run time ([`cuda`]), the choice of a device ([`device`]), the multi-tensor
 //! optimiser step that tch's generator leaves out ([`fused_sgd`]), and host memory that other threads may fill
 //! ([`HostBuffer`]). So that unsafe code has one place, what libjpeg-turbo's crate lacks is here as well ([`turbo`]), and
-//! what is compiled for processors with AVX2: the resampling of pictures ([`resample`]), the scores of k-means ([`scores`]) and the rows that it goes through ([`rows`]).
+//! what is compiled for processors with AVX2: the resampling of pictures ([`resample`]), the scores
+//! of k-means ([`scores`]) and the rows that it goes through ([`rows`]).
 #![allow(unsafe_code)]
 
 pub mod cuda;
@@ -16,7 +17,9 @@ pub mod resample;
 pub mod rows;
 pub mod scores;
 pub mod turbo;
+mod unit;
 
 pub use dispatch::{SgdSettings, fused_sgd};
 pub use exit::leave_at_once;
 pub use host::{HostBuffer, floats};
+pub use unit::unit_rows;

@@ -14,6 +14,7 @@
 //! A cluster of one point never gives it away.
 
 use super::{Options, Partition, products};
+use crate::cluster::blocks::gather;
 use crate::config::Empties;
 use crate::error::Result;
 use rand::{RngExt, SeedableRng};
@@ -183,10 +184,6 @@ fn empty_clusters(sizes: &[u64]) -> Vec<usize> {
 /// The rows of a cluster.
 fn members(assignment: &[u32], cluster: usize) -> Vec<i64> {
     (0_i64..).zip(assignment).filter(|(_, label)| **label as usize == cluster).map(|(row, _)| row).collect()
-}
-
-fn gather(points: &Tensor, rows: &[i64]) -> Result<Tensor> {
-    Ok(points.f_index_select(0, &Tensor::f_from_slice(rows)?.f_to_device(points.device())?)?)
 }
 
 /// Gives every empty cluster of the final partition a part of a donor's points.

@@ -19,7 +19,7 @@ mod seeding;
 mod sums;
 
 pub(super) use products::host_labels;
-pub use products::{distances_to_own, means_by_label, nearest, unit_rows};
+pub use products::{distances_to_own, means_by_label, nearest};
 pub use seeding::Seeding;
 pub(super) use seeding::random_points;
 
@@ -244,6 +244,7 @@ mod tests {
     use super::engine::Engine;
     use super::*;
     use crate::cluster::samples::{normal, unit};
+    use crate::torch::unit_rows;
     use proptest::prelude::*;
     use tch::Device;
 

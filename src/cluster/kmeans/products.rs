@@ -6,10 +6,8 @@
 use super::engine::{Assigned, Engine, Outcome};
 use crate::cluster::blocks::{block, blocks};
 use crate::error::Result;
+use crate::torch::unit_rows;
 use tch::{Device, Kind, Tensor};
-
-/// Shortest mean that is scaled to length one.
-const SHORTEST: f64 = 1e-12;
 
 /// Points, centroids, and who is whose.
 pub(super) struct Products<'p> {
@@ -129,12 +127,6 @@ pub fn means_by_label(points: &Tensor, labels: &Tensor, k: usize) -> Result<(Ten
     let divisors = counts.f_to_kind(Kind::Double)?.f_clamp_min(1.0)?.f_unsqueeze(1)?;
     let sizes = Vec::<i64>::try_from(counts.f_to_device(Device::Cpu)?)?;
     Ok((sums.f_div(&divisors)?.f_to_kind(Kind::Float)?, sizes.into_iter().map(|size| size as u64).collect()))
-}
-
-/// Rows scaled to length one; a row of length 0 stays.
-pub fn unit_rows(rows: &Tensor) -> Result<Tensor> {
-    let lengths = rows.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?.f_sqrt()?;
-    Ok(rows.f_div(&lengths.f_clamp_min(SHORTEST)?)?)
 }
 
 /// Labels as plain numbers.

@@ -113,8 +113,9 @@ impl<'a> Screen<'a> {
         if !Self::pays(width) {
             return None;
         }
-        let squares = points.par_chunks_exact(width).map(|point| rows::squared_distance(point, &mean));
-        let longest = f64::from(squares.reduce(|| 0.0, f32::max)).sqrt() * 1.001;
+        let squares: Vec<f32> =
+            points.par_chunks_exact(width).map(|point| rows::squared_distance(point, &mean)).collect();
+        let longest = f64::from(squares.iter().copied().fold(0.0, f32::max)).sqrt() * 1.001;
         let largest = points.par_chunks_exact(width).map(|point| rows::largest(point, &mean)).reduce(|| 0.0, f32::max);
         let unit = (longest / LONGEST_COPY).max(f64::from(largest / ROW_LIMIT)) as f32;
         if !unit.is_normal() {
@@ -122,9 +123,9 @@ impl<'a> Screen<'a> {
         }
         let padded = width.next_multiple_of(TOGETHER);
         let mut codes = vec![ZERO; points.len() / width * padded];
-        let lengths: Vec<Lengths> = (points.par_chunks_exact(width), codes.par_chunks_exact_mut(padded))
+        let lengths: Vec<Lengths> = (points.par_chunks_exact(width), codes.par_chunks_exact_mut(padded), squares)
             .into_par_iter()
-            .map(|(point, codes)| copy(point, &mean, unit, codes))
+            .map(|(point, codes, square)| copy(point, &mean, square, unit, codes))
             .collect();
         let longest_copy = lengths.iter().map(|point| f64::from(point.copy)).fold(0.0, f64::max) / f64::from(unit);
         let mean_error = lengths.iter().map(|point| f64::from(point.error)).sum::<f64>() / lengths.len() as f64;
@@ -292,11 +293,11 @@ impl Columns {
     }
 }
 
-fn copy(point: &[f32], mean: &[f32], unit: f32, codes: &mut [u8]) -> Lengths {
+/// A point, less the mean, as bytes; `square` is its squared length then.
+fn copy(point: &[f32], mean: &[f32], square: f32, unit: f32, codes: &mut [u8]) -> Lengths {
     let rounded = rows::round_to_bytes(point, mean, unit, codes);
-    let square = f64::from(rows::squared_distance(point, mean));
     let copy = f64::from(rounded.copy).sqrt() as f32 * unit * 1.000_01;
-    Lengths { square, copy, error: rounded.error.sqrt() * 1.001 + f32::MIN_POSITIVE }
+    Lengths { square: f64::from(square), copy, error: rounded.error.sqrt() * 1.001 + f32::MIN_POSITIVE }
 }
 
 /// Rounds a row, less `origin` of that `length`, to whole numbers of 16 bits.

@@ -56,7 +56,7 @@ pub(super) struct Task<'t> {
     pub(super) drift: Vec<u16>,
     pub(super) scale: f64,
     pub(super) is_first: bool,
-    /// Bounds are kept and made.
+    /// Bounds are kept and made: not in the first assignment.
     pub(super) bounded: bool,
     /// The group of a point's own centroid comes first: what is nearest lies there as a rule, and the sooner it is found, the fewer
     /// pass the screen.
@@ -110,7 +110,7 @@ impl Task<'_> {
         let mut wanted = first.clone();
         let mut possible = vec![0; groups.div_ceil(scores::FLAGS)];
         for (row, found) in found.iter().enumerate() {
-            let stays = !self.is_first && self.moved[chunk.labels[row] as usize] == 0.0;
+            let stays = self.moved[chunk.labels[row] as usize] == 0.0;
             let own = round_up(f64::from(found.distance).sqrt() * (1.0 + ROUNDING) * self.scale);
             let bounds = &mut chunk.bounds[row * groups..][..groups];
             scores::lower_bounds(bounds, &self.drift, own, &mut possible);

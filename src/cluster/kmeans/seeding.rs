@@ -6,6 +6,7 @@
 //! and k-means++ chooses among those, each counting for as many points as it is the nearest to.
 
 use super::engine;
+use crate::cluster::blocks::gather;
 use crate::error::Result;
 use crate::torch::rows::squared_distance;
 use rand::RngExt;
@@ -138,7 +139,7 @@ fn draw(mass: &[f64], rng: &mut ChaCha8Rng) -> Option<usize> {
 
 fn pick(points: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    Ok(points.f_index_select(0, &Tensor::f_from_slice(&rows)?.f_to_device(points.device())?)?)
+    gather(points, &rows)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The graph of nearest neighbours: found by blocked matrix products, walked as sparse rows.
 
-use crate::cluster::blocks::block;
+use crate::cluster::blocks::{block, gather};
 use crate::cluster::kmeans::host_labels;
 use crate::error::Result;
 use crate::torch::floats;
@@ -108,8 +108,7 @@ impl Nearest {
     fn measure(&mut self, points: &Tensor, start: i64, found: &[Vec<(f32, u32)>]) -> Result<()> {
         let each = found.first().map_or(0, Vec::len);
         let places: Vec<i64> = found.iter().flatten().map(|&(_, other)| i64::from(other)).collect();
-        let places = Tensor::f_from_slice(&places)?.f_to_device(points.device())?;
-        let others = points.f_index_select(0, &places)?.f_to_device(Device::Cpu)?;
+        let others = gather(points, &places)?.f_to_device(Device::Cpu)?;
         let own = points.f_narrow(0, start, found.len() as i64)?.f_to_device(Device::Cpu)?.f_contiguous()?;
         let (Some(others), Some(own)) = (floats(&others), floats(&own)) else { return Ok(()) };
         let width = own.len() / found.len();
