@@ -4,10 +4,12 @@
 //! the CUDA runtime, come: opening CUDA at run time ([`cuda`]), the choice of a device ([`device`]), the multi-tensor
 //! optimiser step that tch's generator leaves out ([`fused_sgd`]), and host memory that other threads may fill
 //! ([`HostBuffer`]). So that unsafe code has one place, what libjpeg-turbo's crate lacks is here as well ([`turbo`]), and
-//! what is compiled for processors with AVX2: the resampling of pictures ([`resample`]), the scores
-//! of k-means ([`scores`]) and the rows that it goes through ([`rows`]).
+//! what is compiled for certain processors: the resampling of pictures ([`resample`]), and of k-means the scores ([`scores`]), the
+//! bounds ([`bounds`]), the rows that it goes through ([`rows`]) and where they lie ([`aligned`]).
 #![allow(unsafe_code)]
 
+pub mod aligned;
+pub mod bounds;
 pub mod cuda;
 pub mod device;
 mod dispatch;

@@ -2,11 +2,15 @@
 //!
 //! Each is a plain loop, compiled once for every processor and once for those with AVX2: the outcome is the same to the last bit.
 
-use super::scores::is_fast;
 use std::arch::x86_64::*;
 
 /// Numbers that are gone through side by side.
 const LANES: usize = 16;
+
+/// Whether this processor has AVX2.
+pub(super) fn is_fast() -> bool {
+    is_x86_feature_detected!("avx2")
+}
 
 /// Sum of squared differences, over 32 running sums: the same to the last bit on every processor.
 pub fn squared_distance(left: &[f32], right: &[f32]) -> f32 {
@@ -17,13 +21,21 @@ pub fn squared_distance(left: &[f32], right: &[f32]) -> f32 {
     sum_of_squares(left, right)
 }
 
-/// The product of two rows of coordinates of 16 bits, in 32 that wrap: right where the whole of it fits.
-pub fn product(left: &[i16], right: &[i16]) -> i32 {
+/// Rows that [`products`] goes through side by side.
+pub const PRODUCTS: usize = 4;
+
+/// The products of a row of coordinates of 16 bits with four others as long, in 32 bits that wrap: right where the whole of it fits.
+pub fn products(row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS] {
+    let others = others.map(|other| &other[..row.len()]);
+    if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw") {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { products_with_vnni(row, others) };
+    }
     if is_fast() {
         // SAFETY: the processor has what the function is compiled for.
-        return unsafe { product_with_avx2(left, right) };
+        return unsafe { products_with_avx2(row, others) };
     }
-    product_of_each(left, right)
+    others.map(|other| product_of_each(row, other))
 }
 
 fn product_of_each(left: &[i16], right: &[i16]) -> i32 {
@@ -32,18 +44,45 @@ fn product_of_each(left: &[i16], right: &[i16]) -> i32 {
 }
 
 #[target_feature(enable = "avx2")]
-fn product_with_avx2(left: &[i16], right: &[i16]) -> i32 {
-    let (left_blocks, right_blocks) = (left.chunks_exact(LANES), right.chunks_exact(LANES));
-    let rest = product_of_each(left_blocks.remainder(), right_blocks.remainder());
-    let mut sums = [_mm256_setzero_si256(); 2];
-    for (at, (left, right)) in left_blocks.zip(right_blocks).enumerate() {
-        // SAFETY: both blocks are 32 bytes long.
-        let (left, right) =
-            unsafe { (_mm256_loadu_si256(left.as_ptr().cast()), _mm256_loadu_si256(right.as_ptr().cast())) };
-        sums[at % 2] = _mm256_add_epi32(sums[at % 2], _mm256_madd_epi16(left, right));
+fn products_with_avx2(row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS] {
+    let mut sums = [_mm256_setzero_si256(); PRODUCTS];
+    let whole = row.len() / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        // SAFETY: 16 numbers of each row from `at` on.
+        unsafe {
+            let left = _mm256_loadu_si256(row.as_ptr().add(at).cast());
+            for (sum, other) in sums.iter_mut().zip(&others) {
+                let right = _mm256_loadu_si256(other.as_ptr().add(at).cast());
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(left, right));
+            }
+        }
     }
-    let lanes: [i32; 8] = bytemuck::cast(_mm256_add_epi32(sums[0], sums[1]));
-    lanes.into_iter().fold(rest, i32::wrapping_add)
+    // Each is added up to one number, in the order of the rows.
+    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+    let sums = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+    with_rest(bytemuck::cast(sums), &row[whole..], others.map(|other| &other[whole..]))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn products_with_vnni(row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS] {
+    let mut sums = [_mm512_setzero_si512(); PRODUCTS];
+    let whole = row.len() / (2 * LANES) * (2 * LANES);
+    for at in (0..whole).step_by(2 * LANES) {
+        // SAFETY: 32 numbers of each row from `at` on.
+        unsafe {
+            let left = _mm512_loadu_si512(row.as_ptr().add(at).cast());
+            for (sum, other) in sums.iter_mut().zip(&others) {
+                *sum = _mm512_dpwssd_epi32(*sum, left, _mm512_loadu_si512(other.as_ptr().add(at).cast()));
+            }
+        }
+    }
+    with_rest(sums.map(|sum| _mm512_reduce_add_epi32(sum)), &row[whole..], others.map(|other| &other[whole..]))
+}
+
+/// Adds the products of what no vector was filled with.
+#[inline(always)]
+fn with_rest(sums: [i32; PRODUCTS], row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS] {
+    std::array::from_fn(|at| sums[at].wrapping_add(product_of_each(row, others[at])))
 }
 
 /// What rounding a row to whole numbers has come to: sums of squares.
@@ -147,7 +186,7 @@ fn add_each(sums: &mut [f64], row: &[f32]) {
     }
 }
 
-/// Rounds `row` less `origin`, over `unit`, to bytes around 128, cut to 127 either way.
+/// Rounds `row` less `origin`, over `unit`, to as many bytes around 128, cut to 127 either way.
 pub fn round_to_bytes(row: &[f32], origin: &[f32], unit: f32, bytes: &mut [u8]) -> Rounded {
     if is_fast() {
         // SAFETY: the processor has what the function is compiled for.
@@ -258,10 +297,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
         #[test]
-        fn products_of_16_bits_are_exact_where_they_fit(entries in prop::collection::vec((any::<i16>(), -9_i16..9), 0..70)) {
-            let (left, right): (Vec<i16>, Vec<i16>) = entries.into_iter().unzip();
-            let exact: i64 = left.iter().zip(&right).map(|(left, right)| i64::from(*left) * i64::from(*right)).sum();
-            prop_assert_eq!(i64::from(product(&left, &right)), exact);
+        fn products_of_16_bits_are_exact_where_they_fit(entries in prop::collection::vec((any::<i16>(), -9_i16..9), 0..110)) {
+            let (row, first): (Vec<i16>, Vec<i16>) = entries.into_iter().unzip();
+            let others: [Vec<i16>; PRODUCTS] = std::array::from_fn(|at| first.iter().map(|entry| entry - at as i16).collect());
+            let borrowed = std::array::from_fn(|at| others[at].as_slice());
+            let exact = |other: &[i16]| -> i64 { row.iter().zip(other).map(|(left, right)| i64::from(*left) * i64::from(*right)).sum() };
+            prop_assert_eq!(products(&row, borrowed).map(i64::from), borrowed.map(exact));
+            if is_fast() {
+                // SAFETY: the processor has AVX2.
+                prop_assert_eq!(unsafe { products_with_avx2(&row, borrowed) }.map(i64::from), borrowed.map(exact));
+            }
         }
 
         #[test]

@@ -17,14 +17,14 @@ use super::sums::{Change, Sums};
 use crate::error::{Error, Result};
 use crate::torch::floats;
 use crate::torch::rows::{add, largest, squared_distance};
-use crate::torch::scores::{COLUMNS, ROWS};
+use crate::torch::scores::{COLUMNS, Kernel, ROWS};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
 use tch::Tensor;
 
 /// Points that a thread takes at once: their bytes stay in the second cache while panels of centroids go by.
-const CHUNK: usize = 64 * ROWS;
+pub(super) const CHUNK: usize = 6 * ROWS;
 /// What a distance may be off by, relatively.
 pub(super) const ROUNDING: f64 = 4e-6;
 /// Bounds for each point, at most: beyond it several panels share one.
@@ -51,7 +51,7 @@ pub(super) struct Lloyd<'a> {
     order: Vec<u32>,
     /// Panels that share a bound.
     together: usize,
-    /// Of each point, for each such group of panels: no centroid in it is nearer.
+    /// Of each chunk, for each such group of panels, of each point: no centroid in the group is nearer.
     bounds: Vec<u16>,
     /// What bounds count in: so many to one unit of distance.
     scale: f64,
@@ -76,13 +76,19 @@ impl<'a> Lloyd<'a> {
         let width = points.size2()?.1 as usize;
         let Some(entries) = floats(points).filter(|_| Screen::pays(width)) else { return Ok(None) };
         let centroids = Vec::<f32>::try_from(centroids.f_reshape([-1])?)?;
-        Self::with_threads(entries, width, centroids, tch::get_num_threads().max(1) as usize)
+        Self::with(Kernel::best(), entries, width, centroids, tch::get_num_threads().max(1) as usize)
     }
 
-    fn with_threads(points: &'a [f32], width: usize, centroids: Vec<f32>, threads: usize) -> Result<Option<Self>> {
+    fn with(
+        kernel: Kernel,
+        points: &'a [f32],
+        width: usize,
+        centroids: Vec<f32>,
+        threads: usize,
+    ) -> Result<Option<Self>> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| Error::device(format!("cannot start threads for clustering: {error}")))?;
-        let Some(screen) = pool.install(|| Screen::new(points, mean(points, width))) else { return Ok(None) };
+        let Some(screen) = pool.install(|| Screen::new(kernel, points, mean(points, width))) else { return Ok(None) };
         let (count, k) = (screen.len(), centroids.len() / width);
         let panels = k.div_ceil(COLUMNS);
         let together = panels.div_ceil(MOST_BOUNDS);
@@ -294,13 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn screening_misses_no_nearer_centroid_and_threads_change_nothing() -> Result<()> {
+    fn screening_misses_no_nearer_centroid_and_threads_and_kernels_change_nothing() -> Result<()> {
         for (kind, points) in hard_cases() {
             let start = points.narrow(0, 0, 37).contiguous();
             let entries = floats(&points).expect("floats");
-            let run = |threads: usize| -> Result<_> {
+            let run = |kernel: Kernel, threads: usize| -> Result<_> {
                 let first = floats(&start).expect("floats").to_vec();
-                let lloyd = Lloyd::with_threads(entries, points.size()[1] as usize, first, threads)?;
+                let lloyd = Lloyd::with(kernel, entries, points.size()[1] as usize, first, threads)?;
                 let mut lloyd = Box::new(lloyd.expect("worth screening"));
                 let mut objectives = Vec::new();
                 for round in 0..12 {
@@ -311,7 +317,12 @@ mod tests {
                 let found = lloyd.finish()?;
                 Ok((objectives, found.centroids, found.labels, found.distances))
             };
-            assert_eq!(run(1)?, run(3)?, "{kind}");
+            let one = run(Kernel::best(), 1)?;
+            for kernel in [Kernel::Plain, Kernel::Avx2, Kernel::Vnni, Kernel::Amx] {
+                if kernel.is_here() {
+                    assert_eq!(run(kernel, 3)?, one, "{kind}, {kernel:?}");
+                }
+            }
         }
         Ok(())
     }

@@ -10,37 +10,45 @@
 //! What passes is screened once more by copies of 16 bits ([`Columns::may_reach`]), whose margin is a hundredth: they cost more,
 //! but only few pairs are left by then.
 //!
-//! In 256 dimensions the margin is 0.8 standard deviations of a score among isotropic points: of 1,000 centroids eight are
-//! left. It grows with the dimension; [`Screen::new`] declines above [`WIDEST`].
+//! In 256 dimensions the margin is 0.8 standard deviations of a score among isotropic points with AVX2, so that of 1,000 centroids
+//! eight are left, and half of that where scores have 32 bits. It grows with the root of the dimension; [`Screen::new`] declines
+//! above [`widest`].
 
-use crate::torch::rows;
-use crate::torch::scores::{self, Bound, COLUMN_LIMIT, COLUMNS, Panel, Scores, TOGETHER, ZERO};
+use crate::torch::aligned::Aligned;
+use crate::torch::rows::{self, PRODUCTS};
+use crate::torch::scores::{self, COLUMNS, Kernel, Panel, Scorer, ZERO};
 use rayon::prelude::*;
 
-/// Dimensions above which the margin lets too many centroids through.
-const WIDEST: usize = 640;
-/// The largest product of two copies: that of their lengths must fit into 16 bits.
-const LARGEST_PRODUCT: f64 = 32_767.0;
-/// Length of the copy of the longest point, at first.
-const LONGEST_COPY: f64 = 180.0;
 /// Length of a copy of 16 bits: the product of two fits into 32.
 const FINE_COPY: f64 = 32_000.0;
 /// Largest coordinate of the copy of a point, by [`rows::round_to_bytes`].
 const ROW_LIMIT: f32 = 127.0;
 /// What f32 arithmetic on one entry may be off by, relatively: its unit roundoff and some more.
 const ROUNDING: f64 = 1.2e-7;
+/// Offsets and floors stay within it, so that nothing that is added to them leaves 32 bits.
+const FARTHEST: f64 = (1 << 29) as f64;
+
+/// Dimensions above which the margin lets too many centroids through: none where screening is slow.
+fn widest(kernel: Kernel) -> usize {
+    match kernel {
+        Kernel::Plain => 0,
+        Kernel::Avx2 => 640,
+        Kernel::Vnni | Kernel::Amx => 2_560,
+    }
+}
 
 /// Points as bytes, with what is needed to bound their products.
 pub(super) struct Screen<'a> {
+    kernel: Kernel,
     points: &'a [f32],
     width: usize,
-    /// `width` up to a multiple of four.
+    /// `width` up to a multiple of what the kernel takes at once.
     padded: usize,
     /// The new origin.
     mean: Vec<f32>,
     /// One unit of a copy.
     unit: f32,
-    codes: Vec<u8>,
+    codes: Aligned<u8>,
     /// Of each point.
     lengths: Vec<Lengths>,
     /// Longest copy of a point, in units.
@@ -77,9 +85,9 @@ pub(super) struct Columns {
     /// The centroid of each column.
     pub(super) ids: Vec<u32>,
     width: usize,
-    coordinates: Vec<i8>,
-    bias: Vec<Scores>,
-    offset: Vec<Scores>,
+    coordinates: Aligned<i8>,
+    bias: Vec<scores::Columns>,
+    offset: Vec<scores::Columns>,
     /// What one step of a score is worth.
     step: f64,
     longest: f64,
@@ -87,7 +95,7 @@ pub(super) struct Columns {
     /// Bound on what rounding of floats does to a score.
     slack: f64,
     /// Copies of 16 bits, one column after the other, and what is known of each.
-    fine: Vec<i16>,
+    fine: Aligned<i16>,
     fine_columns: Vec<FineColumn>,
 }
 
@@ -103,26 +111,22 @@ struct FineColumn {
 impl<'a> Screen<'a> {
     /// Whether points of this width are worth it on this processor.
     pub(super) fn pays(width: usize) -> bool {
-        (1..=WIDEST).contains(&width) && scores::is_fast()
+        (1..=widest(Kernel::best())).contains(&width)
     }
 
-    /// Copies points `[N, width]`; none where screening does not pay: too wide, all points the same, or a processor
-    /// that is slow at it. `mean` is any point, best their mean.
-    pub(super) fn new(points: &'a [f32], mean: Vec<f32>) -> Option<Self> {
+    /// Copies points `[N, width]`; none where all are the same. `mean` is any point, best their mean.
+    pub(super) fn new(kernel: Kernel, points: &'a [f32], mean: Vec<f32>) -> Option<Self> {
         let width = mean.len();
-        if !Self::pays(width) {
-            return None;
-        }
         let squares: Vec<f32> =
             points.par_chunks_exact(width).map(|point| rows::squared_distance(point, &mean)).collect();
         let longest = f64::from(squares.iter().copied().fold(0.0, f32::max)).sqrt() * 1.001;
         let largest = points.par_chunks_exact(width).map(|point| rows::largest(point, &mean)).reduce(|| 0.0, f32::max);
-        let unit = (longest / LONGEST_COPY).max(f64::from(largest / ROW_LIMIT)) as f32;
+        let unit = (longest / kernel.limits().product.sqrt()).max(f64::from(largest / ROW_LIMIT)) as f32;
         if !unit.is_normal() {
             return None;
         }
-        let padded = width.next_multiple_of(TOGETHER);
-        let mut codes = vec![ZERO; points.len() / width * padded];
+        let padded = width.next_multiple_of(kernel.padding());
+        let mut codes = Aligned::new(ZERO, points.len() / width * padded);
         let lengths: Vec<Lengths> = (points.par_chunks_exact(width), codes.par_chunks_exact_mut(padded), squares)
             .into_par_iter()
             .map(|(point, codes, square)| copy(point, &mean, square, unit, codes))
@@ -130,6 +134,7 @@ impl<'a> Screen<'a> {
         let longest_copy = lengths.iter().map(|point| f64::from(point.copy)).fold(0.0, f64::max) / f64::from(unit);
         let mean_error = lengths.iter().map(|point| f64::from(point.error)).sum::<f64>() / lengths.len() as f64;
         Some(Self {
+            kernel,
             points,
             width,
             padded,
@@ -153,9 +158,14 @@ impl<'a> Screen<'a> {
         &self.points[index * self.width..][..self.width]
     }
 
-    /// Its bytes.
-    pub(super) fn codes(&self, index: usize) -> &[u8] {
-        &self.codes[index * self.padded..][..self.padded]
+    /// What scores bytes of points in panels of centroids.
+    pub(super) fn scorer(&self) -> Scorer<'_> {
+        Scorer::new(self.kernel, self.padded)
+    }
+
+    /// The bytes of a point and of all that follow.
+    pub(super) fn codes_from(&self, index: usize) -> &[u8] {
+        &self.codes[index * self.padded..]
     }
 
     /// Copies those of `centroids` `[k, width]` that `ids` names.
@@ -171,20 +181,22 @@ impl<'a> Screen<'a> {
             moved.chunks_exact(width).map(|column| sum(column.iter().map(|&entry| square(entry)))).collect();
         let longest = squares.iter().copied().fold(0.0, f64::max).sqrt();
         let largest = moved.iter().fold(0.0_f32, |largest, entry| largest.max(entry.abs()));
-        let limit = (LARGEST_PRODUCT / self.longest_copy).floor();
-        let mut unit =
-            (longest / limit).max(f64::from(largest) / f64::from(COLUMN_LIMIT)).max(f64::from(self.unit) * 1e-6) as f32;
+        let limits = self.kernel.limits();
+        let limit = (limits.product / self.longest_copy).floor();
+        let mut unit = (longest / limit)
+            .max(f64::from(largest) / f64::from(limits.column))
+            .max(f64::from(self.unit) * 1e-6) as f32;
         // Rounding may make copies a little longer than what they are copies of.
-        let mut codes = round(&moved, unit);
+        let mut codes = round(&moved, unit, limits.column);
         while codes
             .chunks_exact(width)
             .any(|column| sum(column.iter().map(|&code| square(f32::from(code)))).sqrt() > limit)
         {
             unit *= 1.01;
-            codes = round(&moved, unit);
+            codes = round(&moved, unit, limits.column);
         }
 
-        let mut fine = vec![0; ids.len() * width];
+        let mut fine = Aligned::new(0, ids.len() * width);
         let origin = vec![0.0; width];
         let fine_columns = moved
             .chunks_exact(width)
@@ -199,9 +211,9 @@ impl<'a> Screen<'a> {
         let panels = ids.len().div_ceil(COLUMNS);
         let mut columns = Columns {
             width: self.padded,
-            coordinates: vec![0; panels * COLUMNS * self.padded],
+            coordinates: Aligned::new(0, panels * COLUMNS * self.padded),
             bias: vec![[0; COLUMNS]; panels],
-            offset: vec![[i16::MAX; COLUMNS]; panels],
+            offset: vec![[FARTHEST as i32; COLUMNS]; panels],
             step,
             longest,
             largest_error: 0.0,
@@ -218,12 +230,12 @@ impl<'a> Screen<'a> {
                 coordinates[scores::place(row, at)] = code;
                 total += i32::from(code);
             }
-            columns.bias[panel][at] = (total * i32::from(ZERO)) as i16;
+            columns.bias[panel][at] = total * i32::from(ZERO);
             let error = column.iter().zip(codes).map(|(&entry, &code)| square(entry - f32::from(code) * unit));
             columns.largest_error = columns.largest_error.max(sum(error).sqrt() * 1.001);
             let offset = ((squares[index] / 2.0 - self.usual_error * squares[index].sqrt()) / step).floor();
             // One that is cut to fit makes the score larger, which is safe.
-            columns.offset[panel][at] = offset.min(f64::from(i16::MAX)) as i16;
+            columns.offset[panel][at] = offset.min(FARTHEST) as i32;
         }
         columns
     }
@@ -236,10 +248,10 @@ impl<'a> Screen<'a> {
     }
 
     /// The floor above which the steps of every centroid lie that may be as near to the point as `squared_distance`.
-    pub(super) fn floor(&self, index: usize, columns: &Columns, squared_distance: f32) -> i16 {
+    pub(super) fn floor(&self, index: usize, columns: &Columns, squared_distance: f32) -> i32 {
         let score = (self.lengths[index].square - f64::from(squared_distance)) / 2.0;
         let least = (score / columns.step - self.margin(index, columns)).floor() - 1.0;
-        least.clamp(f64::from(i16::MIN), f64::from(i16::MAX - 1)) as i16
+        if least < -FARTHEST { i32::MIN } else { least.min(FARTHEST) as i32 }
     }
 
     /// Copies a point to 16 bits.
@@ -252,17 +264,12 @@ impl<'a> Screen<'a> {
         (self.lengths[index].square - f64::from(squared_distance)) / 2.0
     }
 
-    /// What makes lower bounds on distances, in `scale` to a unit, of the largest steps of the point.
-    pub(super) fn bound(&self, index: usize, columns: &Columns, scale: f32) -> Bound {
+    /// What makes lower bounds on distances of the highest scores of a point: `|point|²`, and what a score may be too low by.
+    pub(super) fn bound(&self, index: usize, columns: &Columns) -> (f32, f32) {
         let square = self.lengths[index].square;
         // f32 arithmetic on the square and on the steps, each of which is off by a few roundings at most.
         let rounding = 1e-6 * (square + self.longest * columns.longest) / columns.step;
-        Bound {
-            square: square as f32,
-            margin: (self.margin(index, columns) + columns.slack / columns.step + rounding) as f32,
-            twice_step: (2.0 * columns.step) as f32,
-            scale: scale * (1.0 - 1e-6),
-        }
+        (square as f32, (self.margin(index, columns) + columns.slack / columns.step + rounding) as f32)
     }
 
     /// No point is farther than this from a centroid that lies among the points.
@@ -272,13 +279,27 @@ impl<'a> Screen<'a> {
 }
 
 impl Columns {
-    /// Whether the centroid of `column` may have a score of `least` or more with a point, by copies of 16 bits.
-    pub(super) fn may_reach(&self, column: usize, point: &Fine, codes: &[i16], least: f64) -> bool {
+    /// Which of the centroids of four columns may have a score of `least` or more with a point, by copies of 16 bits.
+    pub(super) fn may_reach(
+        &self,
+        columns: [usize; PRODUCTS],
+        point: &Fine,
+        codes: &[i16],
+        least: f64,
+    ) -> [bool; PRODUCTS] {
         let width = codes.len();
-        let FineColumn { unit, error, length, half_square } = self.fine_columns[column];
-        let product = f64::from(rows::product(codes, &self.fine[column * width..][..width])) * point.unit * unit;
-        let margin = point.error * length + point.copy * error + self.slack;
-        product - half_square + margin >= least
+        let products = rows::products(codes, columns.map(|column| &self.fine[column * width..][..width]));
+        std::array::from_fn(|at| {
+            let FineColumn { unit, error, length, half_square } = self.fine_columns[columns[at]];
+            let product = f64::from(products[at]) * point.unit * unit;
+            let margin = point.error * length + point.copy * error + self.slack;
+            product - half_square + margin >= least
+        })
+    }
+
+    /// Twice what one step of a score is worth.
+    pub(super) fn twice_step(&self) -> f32 {
+        (2.0 * self.step) as f32
     }
 
     /// Panels.
@@ -295,7 +316,7 @@ impl Columns {
 
 /// A point, less the mean, as bytes; `square` is its squared length then.
 fn copy(point: &[f32], mean: &[f32], square: f32, unit: f32, codes: &mut [u8]) -> Lengths {
-    let rounded = rows::round_to_bytes(point, mean, unit, codes);
+    let rounded = rows::round_to_bytes(point, mean, unit, &mut codes[..point.len()]);
     let copy = f64::from(rounded.copy).sqrt() as f32 * unit * 1.000_01;
     Lengths { square: f64::from(square), copy, error: rounded.error.sqrt() * 1.001 + f32::MIN_POSITIVE }
 }
@@ -314,8 +335,8 @@ fn fine_copy(row: &[f32], origin: &[f32], length: f64, codes: &mut [i16]) -> Fin
     }
 }
 
-fn round(entries: &[f32], unit: f32) -> Vec<i8> {
-    let limit = COLUMN_LIMIT as f32;
+fn round(entries: &[f32], unit: f32, limit: i32) -> Vec<i8> {
+    let limit = limit as f32;
     entries.iter().map(|entry| nearest_whole(entry / unit).clamp(-limit, limit) as i8).collect()
 }
 

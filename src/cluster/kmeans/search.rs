@@ -2,17 +2,32 @@
 //!
 //! Bounds say which groups of panels need to be looked at; there the screens say which centroids need to be measured.
 
-use super::lloyd::ROUNDING;
+use super::lloyd::{CHUNK, ROUNDING};
 use super::screen::{Columns, Fine, Screen};
 use super::sums::Change;
-use crate::torch::rows::squared_distance;
-use crate::torch::scores::{self, COLUMNS, ROWS, Scored};
+use crate::torch::aligned::Aligned;
+use crate::torch::bounds::{self, Bound, FLAGS};
+use crate::torch::rows::{PRODUCTS, squared_distance};
+use crate::torch::scores::{COLUMNS, ROWS, Scorer};
+use std::ops::Range;
+
+/// Panels that a block of rows is taken to before the next block is: they stay in the second cache, the block in the first.
+const PANELS: usize = 64;
+
+/// Rows of a block that must be wanted for all to be taken.
+const DENSE: u32 = 48;
+/// Numbers that hold the flags of a block.
+const BLOCK_FLAGS: usize = ROWS / FLAGS;
+
+/// A flag for each point of a chunk.
+type Flags = [u16; CHUNK / FLAGS];
 
 /// What one thread works on: a chunk of points.
 pub(super) struct Chunk<'c> {
     pub(super) first: usize,
     pub(super) labels: &'c mut [u32],
     pub(super) distances: &'c mut [f32],
+    /// For each group of panels, of each point.
     pub(super) bounds: &'c mut [u16],
 }
 
@@ -34,13 +49,13 @@ pub(super) struct Searched {
 
 /// Finer copies of the points of a chunk, each made when it is first wanted.
 struct FineRows {
-    codes: Vec<i16>,
+    codes: Aligned<i16>,
     known: Vec<Option<Fine>>,
 }
 
 impl FineRows {
     fn new(rows: usize, width: usize) -> Self {
-        Self { codes: vec![0; rows * width], known: vec![None; rows] }
+        Self { codes: Aligned::new(0, rows * width), known: vec![None; rows] }
     }
 }
 
@@ -71,7 +86,7 @@ struct Found {
     distance: f32,
     centroid: u32,
     /// Steps at or below it are of centroids that are farther.
-    floor: i16,
+    floor: i32,
     /// Distances measured so far.
     measured: u32,
 }
@@ -106,74 +121,114 @@ impl Task<'_> {
     /// a group of panels that were.
     fn search(&self, chunk: &mut Chunk<'_>, found: &mut [Found]) -> u64 {
         let (rows, groups) = (found.len(), self.drift.len());
-        let mut first: Vec<Vec<u32>> = vec![Vec::new(); groups];
-        let mut wanted = first.clone();
-        let mut possible = vec![0; groups.div_ceil(scores::FLAGS)];
-        for (row, found) in found.iter().enumerate() {
-            let stays = self.moved[chunk.labels[row] as usize] == 0.0;
-            let own = round_up(f64::from(found.distance).sqrt() * (1.0 + ROUNDING) * self.scale);
-            let bounds = &mut chunk.bounds[row * groups..][..groups];
-            scores::lower_bounds(bounds, &self.drift, own, &mut possible);
-            for (block, &flags) in possible.iter().enumerate() {
-                let mut flags = flags;
-                while flags != 0 {
-                    let group = block * scores::FLAGS + flags.trailing_zeros() as usize;
-                    flags &= flags - 1;
-                    if stays && self.drift[group] == 0 {
-                        continue;
-                    }
-                    let is_own = self.own_first && group == self.group_of[found.centroid as usize] as usize;
-                    if is_own { first[group].push(row as u32) } else { wanted[group].push(row as u32) }
+        let mut wanted = self.possible(chunk, found);
+        let own = if self.own_first { self.take_own(chunk, &mut wanted) } else { Vec::new() };
+        let mut highest = vec![i32::MIN; rows * groups];
+        let mut work = Work::new(self, chunk.first, found);
+        let mut pairs = 0;
+        let mut look = |group: usize, rows_there: &[u32]| {
+            pairs += rows_there.len() as u64;
+            let highest = &mut highest[group * rows..][..rows];
+            rows_there.chunks(ROWS).for_each(|block| work.score(block, self.panels_of(group), Some(&mut *highest)));
+        };
+        own.iter().enumerate().for_each(|(group, rows)| look(group, rows));
+        // Where most rows of a block are wanted, all are taken as they lie, to one group after the other.
+        let all: Vec<u32> = (0..rows as u32).collect();
+        for (block, rows) in all.chunks_exact(ROWS).enumerate() {
+            for (group, flags) in wanted.iter_mut().enumerate() {
+                let flags = &mut flags[block * BLOCK_FLAGS..][..BLOCK_FLAGS];
+                if flags.iter().map(|flags| flags.count_ones()).sum::<u32>() >= DENSE {
+                    flags.fill(0);
+                    look(group, rows);
                 }
             }
         }
-        let mut fine = FineRows::new(rows, self.width);
-        let mut highest = vec![i16::MIN; rows * groups];
-        for wanted in [&first, &wanted] {
-            for (group, rows) in wanted.iter().enumerate() {
-                for panel in self.panels_of(group) {
-                    for rows in rows.chunks(ROWS) {
-                        let scored = self.score(chunk.first, panel, rows, found, &mut fine);
-                        for (&row, &steps) in rows.iter().zip(&scored.highest) {
-                            let highest = &mut highest[row as usize * groups + group];
-                            *highest = steps.max(*highest);
-                        }
-                    }
-                }
-            }
+        let mut rest = Vec::with_capacity(rows);
+        for (group, flags) in wanted.iter().enumerate() {
+            rest.clear();
+            for_each_flag(flags, |row| rest.push(row as u32));
+            look(group, &rest);
         }
         self.look_at_all(chunk.first, found);
-        for row in 0..rows {
-            let highest = &highest[row * groups..][..groups];
-            if highest.iter().any(|&steps| steps > i16::MIN) {
-                let bound = self.screen.bound(chunk.first + row, self.columns, self.scale as f32);
-                scores::set_bounds(highest, bound, &mut chunk.bounds[row * groups..][..groups]);
+        self.renew(chunk, &highest);
+        pairs
+    }
+
+    /// Lowers bounds by what centroids have moved; the flags of the rows, for each group of panels, that may have come nearer to it than
+    /// to their own centroid.
+    fn possible(&self, chunk: &mut Chunk<'_>, found: &[Found]) -> Vec<Flags> {
+        let rows = found.len();
+        let own = |found: &Found| round_up(f64::from(found.distance).sqrt() * (1.0 + ROUNDING) * self.scale);
+        let limits: Vec<u16> = found.iter().map(own).collect();
+        let mut stays = Flags::default();
+        for (row, &label) in chunk.labels.iter().enumerate() {
+            stays[row / FLAGS] |= u16::from(self.moved[label as usize] == 0.0) << (row % FLAGS);
+        }
+        let groups = chunk.bounds.chunks_exact_mut(rows).zip(&self.drift);
+        let flags = groups.map(|(bounds, &drift)| {
+            let mut flags = Flags::default();
+            bounds::lower(bounds, drift, &limits, &mut flags);
+            if drift == 0 {
+                flags.iter_mut().zip(&stays).for_each(|(flags, stays)| *flags &= !stays);
+            }
+            flags
+        });
+        flags.collect()
+    }
+
+    /// Takes from what is wanted the rows of each group whose own centroid is in it.
+    fn take_own(&self, chunk: &Chunk<'_>, wanted: &mut [Flags]) -> Vec<Vec<u32>> {
+        let mut own = vec![Vec::new(); wanted.len()];
+        for (row, &label) in chunk.labels.iter().enumerate() {
+            let group = self.group_of[label as usize] as usize;
+            let flag = 1 << (row % FLAGS);
+            if wanted[group][row / FLAGS] & flag != 0 {
+                wanted[group][row / FLAGS] &= !flag;
+                own[group].push(row as u32);
             }
         }
-        first.iter().chain(&wanted).map(|rows| rows.len() as u64).sum()
+        own
+    }
+
+    /// Makes bounds of the highest scores, where there are any.
+    fn renew(&self, chunk: &mut Chunk<'_>, highest: &[i32]) {
+        let rows = chunk.labels.len();
+        let points = chunk.first..chunk.first + rows;
+        let (squares, margins): (Vec<f32>, Vec<f32>) =
+            points.map(|point| self.screen.bound(point, self.columns)).unzip();
+        let bound = Bound {
+            squares: &squares,
+            margins: &margins,
+            twice_step: self.columns.twice_step(),
+            scale: (self.scale * (1.0 - 1e-6)) as f32,
+        };
+        for (bounds, highest) in chunk.bounds.chunks_exact_mut(rows).zip(highest.chunks_exact(rows)) {
+            bounds::set(highest, &bound, bounds);
+        }
     }
 
     /// Looks for nearer centroids in every panel.
     fn search_all(&self, chunk: &Chunk<'_>, found: &mut [Found]) -> u64 {
         let rows: Vec<u32> = (0..found.len() as u32).collect();
-        let mut fine = FineRows::new(rows.len(), self.width);
-        for panel in 0..self.columns.panels() {
+        let panels = self.columns.panels();
+        let mut work = Work::new(self, chunk.first, found);
+        for first in (0..panels).step_by(PANELS) {
             for rows in rows.chunks(ROWS) {
-                self.score(chunk.first, panel, rows, found, &mut fine);
+                work.score(rows, first..(first + PANELS).min(panels), None);
             }
         }
         self.look_at_all(chunk.first, found);
         (rows.len() * self.drift.len()) as u64
     }
 
-    fn panels_of(&self, group: usize) -> std::ops::Range<usize> {
+    fn panels_of(&self, group: usize) -> Range<usize> {
         group * self.together..((group + 1) * self.together).min(self.columns.panels())
     }
 
     /// Measures every centroid for points whose floor is so low that steps tell nothing.
     fn look_at_all(&self, first: usize, found: &mut [Found]) {
         for (row, found) in found.iter_mut().enumerate() {
-            if found.floor == i16::MIN {
+            if found.floor == i32::MIN {
                 for &centroid in &self.columns.ids {
                     self.offer(first + row, centroid, found);
                 }
@@ -184,49 +239,12 @@ impl Task<'_> {
     /// What is known of a point before a search.
     fn own(&self, chunk: &Chunk<'_>, row: usize) -> Found {
         if self.is_first {
-            return Found { distance: f32::INFINITY, centroid: u32::MAX, floor: i16::MIN, measured: 0 };
+            return Found { distance: f32::INFINITY, centroid: u32::MAX, floor: i32::MIN, measured: 0 };
         }
         let (point, centroid) = (chunk.first + row, chunk.labels[row]);
         let stays = self.moved[centroid as usize] == 0.0;
         let distance = if stays { chunk.distances[row] } else { self.distance(point, centroid) };
         Found { distance, centroid, floor: self.screen.floor(point, self.columns, distance), measured: 0 }
-    }
-
-    /// Screens up to six rows of the chunk in one panel, and measures what may be nearer.
-    fn score(&self, first: usize, panel: usize, rows: &[u32], found: &mut [Found], fine: &mut FineRows) -> Scored {
-        let mut scored = Scored::default();
-        let row_at = |at: usize| rows[at.min(rows.len() - 1)] as usize;
-        let codes = std::array::from_fn(|at| self.screen.codes(first + row_at(at)));
-        let floors = std::array::from_fn(|at| found[row_at(at)].floor);
-        scores::score(codes, &floors, &self.columns.panel(panel), &mut scored);
-        for (at, &row) in rows.iter().enumerate() {
-            let row = row as usize;
-            let mut above = scored.above[at];
-            while above != 0 {
-                let column = above.trailing_zeros() as usize;
-                above &= above - 1;
-                // The floor may have risen since.
-                let found = &mut found[row];
-                if let Some(&centroid) = self.columns.ids.get(panel * COLUMNS + column)
-                    && scored.scores[at][column] > found.floor
-                    && centroid != found.centroid
-                    && self.may_be_nearer(first, row, panel * COLUMNS + column, found, fine)
-                {
-                    self.offer(first + row, centroid, found);
-                }
-            }
-        }
-        scored
-    }
-
-    /// Whether the centroid of a column may be as near to a row of the chunk as the nearest so far, by finer copies.
-    fn may_be_nearer(&self, first: usize, row: usize, column: usize, found: &Found, fine: &mut FineRows) -> bool {
-        if found.floor == i16::MIN {
-            return true; // nothing is known yet
-        }
-        let codes = &mut fine.codes[row * self.width..][..self.width];
-        let point = fine.known[row].get_or_insert_with(|| self.screen.fine(first + row, codes));
-        self.columns.may_reach(column, point, codes, self.screen.score(first + row, found.distance))
     }
 
     /// Takes a centroid that is nearer than the nearest so far, or as near and of a lower number.
@@ -239,6 +257,98 @@ impl Task<'_> {
         if distance < found.distance || (distance == found.distance && centroid < found.centroid) {
             let floor = self.screen.floor(point, self.columns, distance);
             *found = Found { distance, centroid, floor, ..*found };
+        }
+    }
+}
+
+/// Calls with the number of each flag that is set.
+fn for_each_flag(flags: &Flags, mut call: impl FnMut(usize)) {
+    for (block, &flags) in flags.iter().enumerate() {
+        let mut flags = flags;
+        while flags != 0 {
+            call(block * FLAGS + flags.trailing_zeros() as usize);
+            flags &= flags - 1;
+        }
+    }
+}
+
+/// What a thread has at hand while it goes through a chunk.
+struct Work<'w> {
+    task: &'w Task<'w>,
+    /// The first point of the chunk.
+    first: usize,
+    found: &'w mut [Found],
+    fine: FineRows,
+    scorer: Scorer<'w>,
+}
+
+impl<'w> Work<'w> {
+    fn new(task: &'w Task<'w>, first: usize, found: &'w mut [Found]) -> Self {
+        let fine = FineRows::new(found.len(), task.width);
+        Self { task, first, found, fine, scorer: task.screen.scorer() }
+    }
+
+    /// Screens up to [`ROWS`] rows of the chunk in some panels, and measures what may be nearer; raises what is the `highest` score of
+    /// each row.
+    fn score(&mut self, rows: &[u32], panels: Range<usize>, mut highest: Option<&mut [i32]>) {
+        self.scorer.take(self.task.screen.codes_from(self.first), rows);
+        let mut floors = [i32::MAX; ROWS];
+        for (floor, &row) in floors.iter_mut().zip(rows) {
+            *floor = self.found[row as usize].floor;
+        }
+        for panel in panels {
+            let mut hits = self.scorer.score(&floors, &self.task.columns.panel(panel));
+            while hits != 0 {
+                let at = hits.trailing_zeros() as usize;
+                hits &= hits - 1;
+                self.measure(rows[at] as usize, at, panel);
+                floors[at] = self.found[rows[at] as usize].floor;
+            }
+            if let Some(highest) = &mut highest {
+                for (&row, &score) in rows.iter().zip(self.scorer.highest()) {
+                    highest[row as usize] = score.max(highest[row as usize]);
+                }
+            }
+        }
+    }
+
+    /// Measures the centroids of a panel that may be nearer to a row of the chunk, which is the scorer's row `at`.
+    fn measure(&mut self, row: usize, at: usize, panel: usize) {
+        let mut above = self.scorer.above(at);
+        while above != 0 {
+            let mut columns = [0; PRODUCTS];
+            let mut count = 0;
+            while above != 0 && count < PRODUCTS {
+                let column = above.trailing_zeros() as usize;
+                above &= above - 1;
+                // The floor may have risen since, and the last columns may be nobody's.
+                let centroid = self.task.columns.ids.get(panel * COLUMNS + column);
+                let is_other = centroid.is_some_and(|&centroid| centroid != self.found[row].centroid);
+                if is_other && self.scorer.score_of(at, column) > self.found[row].floor {
+                    columns[count] = panel * COLUMNS + column;
+                    count += 1;
+                }
+            }
+            self.measure_some(row, columns, count);
+        }
+    }
+
+    /// Measures the centroids of the first `count` of four columns where finer copies do not rule them out.
+    fn measure_some(&mut self, row: usize, columns: [usize; PRODUCTS], count: usize) {
+        if count == 0 {
+            return;
+        }
+        let Task { screen, columns: all, width, .. } = self.task;
+        let (point, found) = (self.first + row, &mut self.found[row]);
+        let mut may_be_nearer = [true; PRODUCTS];
+        // Below is what is known of nothing.
+        if found.floor > i32::MIN {
+            let codes = &mut self.fine.codes[row * width..][..*width];
+            let fine = self.fine.known[row].get_or_insert_with(|| screen.fine(point, codes));
+            may_be_nearer = all.may_reach(columns, fine, codes, screen.score(point, found.distance));
+        }
+        for (column, _) in columns.into_iter().zip(may_be_nearer).take(count).filter(|(_, may)| *may) {
+            self.task.offer(point, all.ids[column], found);
         }
     }
 }
