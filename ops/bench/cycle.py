@@ -146,6 +146,56 @@ def cycle(options):
     yield f"| the steps | {step:.2f} each | {between:.0f} | |"
 
 
+def overlap(options):
+    """A run of pipelines/fashion.toml that stands still for its cycles, and one that clusters beside its steps; alternating."""
+    sets = ["cluster.every_steps=100", "cluster.k=1000", "cluster.pca=128", "observe.every_steps=1", "snapshot.every_steps=0"]
+    found = {"false": [], "true": []}
+    for _ in range(options.rounds):
+        for mode, runs in found.items():
+            folder = os.path.join(options.data, "overlap")
+            subprocess.run(["rm", "-rf", folder], check=True)
+            command = [options.shoal, "pretrain", "fashion", "--run", folder, "--no-bar", "--steps", "301"]
+            command += [word for entry in [*sets, f"cluster.overlap={mode}"] for word in ("--set", entry)]
+            began = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            runs.append(told(folder) | {"whole": time.perf_counter() - began})
+    yield f"301 steps of pipelines/fashion.toml with {' '.join(sets[:3])}, {options.threads} threads, median of {options.rounds}:"
+    yield ""
+    yield "| cluster.overlap | the run, s | a clustering, s | training stood still for it, s | a step, ms | a step beside a clustering, ms |"
+    yield "|---|---|---|---|---|---|"
+    for mode, runs in found.items():
+        whole, took, stood, alone, beside = (
+            statistics.median(values) if (values := [run[key] for run in runs if run[key] is not None]) else None
+            for key in ("whole", "took", "stood", "alone", "beside")
+        )
+        beside = f"{1e3 * beside:.0f}" if beside else ""
+        yield f"| {mode} | {whole:.1f} | {took:.2f} | {stood:.2f} | {1e3 * alone:.0f} | {beside} |"
+
+
+def told(folder):
+    """From the records of a run: of its cycles but the first, and of its steps, alone and while a clustering was under way."""
+    with open(os.path.join(folder, "metrics.jsonl")) as file:
+        records = [json.loads(line) for line in file]
+    seconds = {record["step"]: record["assign_s"] + record["train_s"] for record in records if record["kind"] == "step"}
+    cycles = [record for record in records if record["kind"] == "cycle"][1:]
+    beside = set()
+    for cycle in cycles:
+        left = cycle["seconds"] - cycle["stood_s"]
+        began = cycle["step"] // 100 * 100  # it is installed half of the way to the next
+        for step in range(began + 1, cycle["step"] + 1):
+            if left <= 0:
+                break
+            beside.add(step)
+            left -= seconds[step]
+    middle = lambda steps: statistics.median(values) if (values := [seconds[step] for step in steps]) else None
+    return {
+        "took": statistics.median(cycle["seconds"] for cycle in cycles),
+        "stood": statistics.median(cycle["stood_s"] for cycle in cycles),
+        "alone": middle(step for step in seconds if step not in beside and step > 10),
+        "beside": middle(beside),
+    }
+
+
 def main():
     if sys.argv[1:2] == ["--child"]:
         return child(*sys.argv[2:])
@@ -157,7 +207,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6, help="steps of AlexNet to measure")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--parts", default="whitening,cycle")
+    parser.add_argument("--parts", default="whitening,cycle", help="of whitening, cycle, overlap")
     parser.add_argument("--results", help="file to append the tables to")
     options = parser.parse_args()
     kernels = kernels_of_faiss()  # numpy has an OpenBLAS of its own, which errs like that of faiss
@@ -170,7 +220,7 @@ def main():
             make_features(options.rows, path)
             made = whitening(options, path)
         else:
-            made = cycle(options)
+            made = {"cycle": cycle, "overlap": overlap}[part](options)
         for line in made:
             print(line, flush=True)
             lines.append(line)

@@ -184,12 +184,16 @@ impl Plan {
         checks.require(!cluster.overlap || cluster.refresh != Refresh::Rolling, &["cluster.overlap", "cluster.refresh"], || {
             "cluster.overlap = true needs a bank that holds still meanwhile: cluster.refresh = \"refill\" or \"full\"".into()
         });
+        let (steps, every) = (cluster.steps_beside(), cluster.every_steps);
         checks.require(
-            !cluster.overlap || cluster.every_steps == 0 || (1..cluster.every_steps).contains(&cluster.overlap_steps),
+            !cluster.overlap || (steps > 0 && (every == 0 || steps < every)),
             &["cluster.overlap_steps", "cluster.every_steps"],
             || {
-                let (steps, every) = (cluster.overlap_steps, cluster.every_steps);
-                format!("cluster.overlap_steps = {steps} must be above 0 and below cluster.every_steps = {every}")
+                let key = cluster.overlap_steps;
+                format!(
+                    "cluster.overlap_steps = {key} (0: half of cluster.every_steps) makes {steps} steps, which must be above 0 and \
+                     below cluster.every_steps = {every}"
+                )
             },
         );
         checks.at_least("cluster.neighbours", cluster.neighbours, 1);
@@ -437,6 +441,13 @@ mod tests {
             too_small.1,
             "bank.capacity = 9999 must be at least cluster.k = 10000: each cluster needs a row to start from"
         );
+        for (every_steps, overlap_steps) in [(100, 100), (1, 0)] {
+            let never_alone = only_problem(|plan| {
+                (plan.cluster.overlap, plan.cluster.every_steps, plan.cluster.overlap_steps) =
+                    (true, every_steps, overlap_steps);
+            });
+            assert_eq!(never_alone.0, "cluster.overlap_steps cluster.every_steps");
+        }
         let follows_a_mix = only_problem(|plan| {
             plan.stream.follow = true;
             plan.stream.weights = vec![1.0];

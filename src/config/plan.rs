@@ -263,7 +263,7 @@ pub struct ClusterPlan {
     pub small: usize,
     /// Cluster beside training, and let the new labels take over `overlap_steps` later.
     pub overlap: bool,
-    /// Steps from the beginning of a clustering beside training until its labels take over.
+    /// Steps from the beginning of a clustering beside training until its labels take over; 0 for half of `every_steps`.
     pub overlap_steps: u64,
     /// Coarse clusters within which the k are found (DeeperCluster); 0 for one level.
     pub coarse: usize,
@@ -291,12 +291,19 @@ impl Default for ClusterPlan {
             empties: Empties::Split,
             small: 20,
             overlap: false,
-            overlap_steps: 500,
+            overlap_steps: 0,
             coarse: 0,
             balanced: false,
             neighbours: 5,
             sigma: 0.2,
         }
+    }
+}
+
+impl ClusterPlan {
+    /// Steps from the beginning of a clustering beside training until its labels take over.
+    pub fn steps_beside(&self) -> u64 {
+        if self.overlap_steps == 0 { self.every_steps / 2 } else { self.overlap_steps }
     }
 }
 

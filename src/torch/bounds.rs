@@ -1,8 +1,8 @@
 //! Bounds on distances, as k-means keeps them for groups of centroids: 16 bits each, many at once.
 //!
-//! Each is a plain loop, compiled once for every processor and once for those with AVX2: the outcome is the same to the last bit.
+//! Each gives the same outcome to the last bit on every processor.
 
-use super::rows::is_fast;
+use super::vectors::compiled_for_vectors;
 use std::arch::x86_64::*;
 
 /// What turns the highest scores of points into bounds on distances.
@@ -18,18 +18,9 @@ pub struct Bound<'a> {
     pub scale: f32,
 }
 
-/// Replaces the bounds of points whose score is known (above `i32::MIN`) by `√(square - 2 step (score + margin))`, rounded down.
-pub fn set(highest: &[i32], bound: &Bound<'_>, bounds: &mut [u16]) {
-    if is_fast() {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { set_with_avx2(highest, bound, bounds) };
-    }
-    set_each(highest, bound, bounds);
-}
-
-#[target_feature(enable = "avx2")]
-fn set_with_avx2(highest: &[i32], bound: &Bound<'_>, bounds: &mut [u16]) {
-    set_each(highest, bound, bounds);
+compiled_for_vectors! {
+    /// Replaces the bounds of points whose score is known (above `i32::MIN`) by `√(square - 2 step (score + margin))`, rounded down.
+    pub fn set(highest: &[i32], bound: &Bound<'_>, bounds: &mut [u16]) = set_each
 }
 
 #[inline(always)]
@@ -48,7 +39,7 @@ pub const FLAGS: usize = 16;
 /// Lessens bounds of points by `drift`, down to 0, and sets in `possible` the flags of those that are not above the limit of their
 /// point then.
 pub fn lower(bounds: &mut [u16], drift: u16, limits: &[u16], possible: &mut [u16]) {
-    if is_fast() {
+    if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has what the function is compiled for.
         return unsafe { lower_with_avx2(bounds, drift, limits, possible) };
     }

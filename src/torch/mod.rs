@@ -20,6 +20,7 @@ pub mod rows;
 pub mod scores;
 pub mod turbo;
 mod unit;
+mod vectors;
 
 pub use dispatch::{SgdSettings, fused_sgd};
 pub use exit::leave_at_once;

@@ -1,24 +1,16 @@
 //! Single rows of numbers, as k-means goes through them: distances, sums, and copies in whole numbers.
 //!
-//! Each is a plain loop, compiled once for every processor and once for those with AVX2: the outcome is the same to the last bit.
+//! Each gives the same outcome to the last bit on every processor.
 
+use super::vectors::compiled_for_vectors;
 use std::arch::x86_64::*;
 
 /// Numbers that are gone through side by side.
 const LANES: usize = 16;
 
-/// Whether this processor has AVX2.
-pub(super) fn is_fast() -> bool {
-    is_x86_feature_detected!("avx2")
-}
-
-/// Sum of squared differences, over 32 running sums: the same to the last bit on every processor.
-pub fn squared_distance(left: &[f32], right: &[f32]) -> f32 {
-    if is_fast() {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { squared_distance_with_avx2(left, right) };
-    }
-    sum_of_squares(left, right)
+compiled_for_vectors! {
+    /// Sum of squared differences, over 32 running sums: the same to the last bit on every processor.
+    pub fn squared_distance(left: &[f32], right: &[f32]) -> f32 = sum_of_squares
 }
 
 /// Rows that [`products`] goes through side by side.
@@ -26,16 +18,16 @@ pub const PRODUCTS: usize = 4;
 
 /// The products of a row of coordinates of 16 bits with four others as long, in 32 bits that wrap: right where the whole of it fits.
 pub fn products(row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS] {
-    let others = others.map(|other| &other[..row.len()]);
+    assert!(others.iter().all(|other| other.len() == row.len()), "rows of one length");
     if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw") {
         // SAFETY: the processor has what the function is compiled for.
         return unsafe { products_with_vnni(row, others) };
     }
-    if is_fast() {
+    if is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has what the function is compiled for.
         return unsafe { products_with_avx2(row, others) };
     }
-    others.map(|other| product_of_each(row, other))
+    with_rest([0; PRODUCTS], row, others, 0)
 }
 
 fn product_of_each(left: &[i16], right: &[i16]) -> i32 {
@@ -57,13 +49,18 @@ fn products_with_avx2(row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS
             }
         }
     }
-    // Each is added up to one number, in the order of the rows.
-    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
-    let sums = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
-    with_rest(bytemuck::cast(sums), &row[whole..], others.map(|other| &other[whole..]))
+    with_rest(add_up(sums), row, others, whole)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+/// Each to one number.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_up(sums: [__m256i; PRODUCTS]) -> [i32; PRODUCTS] {
+    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(sums[0], sums[1]), _mm256_hadd_epi32(sums[2], sums[3]));
+    bytemuck::cast(_mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)))
+}
+
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
 fn products_with_vnni(row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS] {
     let mut sums = [_mm512_setzero_si512(); PRODUCTS];
     let whole = row.len() / (2 * LANES) * (2 * LANES);
@@ -76,13 +73,23 @@ fn products_with_vnni(row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS
             }
         }
     }
-    with_rest(sums.map(|sum| _mm512_reduce_add_epi32(sum)), &row[whole..], others.map(|other| &other[whole..]))
+    // Halves are folded until each is four numbers, which are added up as AVX2 does.
+    let mut folded = [_mm256_setzero_si256(); PRODUCTS];
+    for (folded, sum) in folded.iter_mut().zip(sums) {
+        *folded = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+    }
+    with_rest(add_up(folded), row, others, whole)
 }
 
-/// Adds the products of what no vector was filled with.
+/// Adds the products from `start` on, which filled no vector.
 #[inline(always)]
-fn with_rest(sums: [i32; PRODUCTS], row: &[i16], others: [&[i16]; PRODUCTS]) -> [i32; PRODUCTS] {
-    std::array::from_fn(|at| sums[at].wrapping_add(product_of_each(row, others[at])))
+fn with_rest(mut sums: [i32; PRODUCTS], row: &[i16], others: [&[i16]; PRODUCTS], start: usize) -> [i32; PRODUCTS] {
+    if start < row.len() {
+        for (sum, other) in sums.iter_mut().zip(others) {
+            *sum = sum.wrapping_add(product_of_each(&row[start..], &other[start..]));
+        }
+    }
+    sums
 }
 
 /// What rounding a row to whole numbers has come to: sums of squares.
@@ -94,18 +101,9 @@ pub struct Rounded {
     pub error: f32,
 }
 
-/// Rounds `row` less `origin`, over `unit`, to `codes` of 16 bits, within which it must lie.
-pub fn round_to_whole(row: &[f32], origin: &[f32], unit: f32, codes: &mut [i16]) -> Rounded {
-    if is_fast() {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { round_with_avx2(row, origin, unit, codes) };
-    }
-    round_each(row, origin, unit, codes)
-}
-
-#[target_feature(enable = "avx2")]
-fn round_with_avx2(row: &[f32], origin: &[f32], unit: f32, codes: &mut [i16]) -> Rounded {
-    round_each(row, origin, unit, codes)
+compiled_for_vectors! {
+    /// Rounds `row` less `origin`, over `unit`, to `codes` of 16 bits, within which it must lie.
+    pub fn round_to_whole(row: &[f32], origin: &[f32], unit: f32, codes: &mut [i16]) -> Rounded = round_each
 }
 
 #[inline(always)]
@@ -136,18 +134,9 @@ fn round_each(row: &[f32], origin: &[f32], unit: f32, codes: &mut [i16]) -> Roun
     Rounded { copy: copies.iter().sum(), error: errors.iter().sum() }
 }
 
-/// The largest entry of `row` less `origin`, either way; of numbers alone.
-pub fn largest(row: &[f32], origin: &[f32]) -> f32 {
-    if is_fast() {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { largest_with_avx2(row, origin) };
-    }
-    largest_of_each(row, origin)
-}
-
-#[target_feature(enable = "avx2")]
-fn largest_with_avx2(row: &[f32], origin: &[f32]) -> f32 {
-    largest_of_each(row, origin)
+compiled_for_vectors! {
+    /// The largest entry of `row` less `origin`, either way; of numbers alone.
+    pub fn largest(row: &[f32], origin: &[f32]) -> f32 = largest_of_each
 }
 
 #[inline(always)]
@@ -165,18 +154,9 @@ fn largest_of_each(row: &[f32], origin: &[f32]) -> f32 {
     rest.chain(most).fold(0.0, f32::max)
 }
 
-/// Adds `row` to `sums`.
-pub fn add(sums: &mut [f64], row: &[f32]) {
-    if is_fast() {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { add_with_avx2(sums, row) };
-    }
-    add_each(sums, row);
-}
-
-#[target_feature(enable = "avx2")]
-fn add_with_avx2(sums: &mut [f64], row: &[f32]) {
-    add_each(sums, row);
+compiled_for_vectors! {
+    /// Adds `row` to `sums`.
+    pub fn add(sums: &mut [f64], row: &[f32]) = add_each
 }
 
 #[inline(always)]
@@ -186,18 +166,9 @@ fn add_each(sums: &mut [f64], row: &[f32]) {
     }
 }
 
-/// Rounds `row` less `origin`, over `unit`, to as many bytes around 128, cut to 127 either way.
-pub fn round_to_bytes(row: &[f32], origin: &[f32], unit: f32, bytes: &mut [u8]) -> Rounded {
-    if is_fast() {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { bytes_with_avx2(row, origin, unit, bytes) };
-    }
-    bytes_of_each(row, origin, unit, bytes)
-}
-
-#[target_feature(enable = "avx2")]
-fn bytes_with_avx2(row: &[f32], origin: &[f32], unit: f32, bytes: &mut [u8]) -> Rounded {
-    bytes_of_each(row, origin, unit, bytes)
+compiled_for_vectors! {
+    /// Rounds `row` less `origin`, over `unit`, to as many bytes around 128, cut to 127 either way.
+    pub fn round_to_bytes(row: &[f32], origin: &[f32], unit: f32, bytes: &mut [u8]) -> Rounded = bytes_of_each
 }
 
 #[inline(always)]
@@ -237,18 +208,9 @@ fn to_whole(entry: f32) -> (i16, f32) {
     (shifted.to_bits() as i16, shifted - SHIFT)
 }
 
-/// Adds `entries`, each times `scale` and cut to a whole number, to `sums`, which wrap.
-pub fn accumulate(sums: &mut [i64], entries: &[f32], scale: f32) {
-    if is_fast() {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { accumulate_with_avx2(sums, entries, scale) };
-    }
-    accumulate_each(sums, entries, scale);
-}
-
-#[target_feature(enable = "avx2")]
-fn accumulate_with_avx2(sums: &mut [i64], entries: &[f32], scale: f32) {
-    accumulate_each(sums, entries, scale);
+compiled_for_vectors! {
+    /// Adds `entries`, each times `scale` and cut to a whole number, to `sums`, which wrap.
+    pub fn accumulate(sums: &mut [i64], entries: &[f32], scale: f32) = accumulate_each
 }
 
 #[inline(always)]
@@ -256,11 +218,6 @@ fn accumulate_each(sums: &mut [i64], entries: &[f32], scale: f32) {
     for (sum, &entry) in sums.iter_mut().zip(entries) {
         *sum = sum.wrapping_add(i64::from((entry * scale) as i32));
     }
-}
-
-#[target_feature(enable = "avx2")]
-fn squared_distance_with_avx2(left: &[f32], right: &[f32]) -> f32 {
-    sum_of_squares(left, right)
 }
 
 #[inline(always)]
@@ -303,7 +260,7 @@ mod tests {
             let borrowed = std::array::from_fn(|at| others[at].as_slice());
             let exact = |other: &[i16]| -> i64 { row.iter().zip(other).map(|(left, right)| i64::from(*left) * i64::from(*right)).sum() };
             prop_assert_eq!(products(&row, borrowed).map(i64::from), borrowed.map(exact));
-            if is_fast() {
+            if is_x86_feature_detected!("avx2") {
                 // SAFETY: the processor has AVX2.
                 prop_assert_eq!(unsafe { products_with_avx2(&row, borrowed) }.map(i64::from), borrowed.map(exact));
             }

@@ -134,7 +134,7 @@ impl Trainer {
 
     /// Whether the outcome of the clustering beside is to be installed before the next step.
     pub fn beside_due(&self) -> bool {
-        let steps = self.plan.cluster.overlap_steps;
+        let steps = self.plan.cluster.steps_beside();
         self.progress.beside_since.is_some_and(|since| self.progress.step >= since + steps)
     }
 

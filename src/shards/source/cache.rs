@@ -43,6 +43,12 @@ struct Kept {
     used: SystemTime,
 }
 
+impl Kept {
+    fn is_partial(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == PARTIAL)
+    }
+}
+
 impl Cache {
     /// The cache of a plan; none where the plan has none.
     ///
@@ -58,7 +64,10 @@ impl Cache {
         })?;
         let most = (plan.cache_gib * GIB) as u64;
         let endpoint = plan.endpoint.clone();
-        Ok(Some(Arc::new(Self { folder, most, endpoint, counted: false.into(), given_up: false.into() })))
+        let cache = Self { folder, most, endpoint, counted: false.into(), given_up: false.into() };
+        // A folder that cannot be written to is told of when there is something to keep.
+        let _ = cache.lock().and_then(|_lock| cache.living());
+        Ok(Some(Arc::new(cache)))
     }
 
     /// Whether any version of this shard is here.
@@ -140,18 +149,9 @@ impl Cache {
 
     /// Removes what was used least recently until so many bytes more fit: bytes taken then, none where they cannot.
     fn make_room(&self, bytes: u64) -> io::Result<Option<u64>> {
-        let (mut whole, mut taken) = (Vec::new(), 0);
-        for kept in self.files()? {
-            let is_partial = kept.path.extension().is_some_and(|extension| extension == PARTIAL);
-            if is_partial && is_abandoned(&kept.path) {
-                remove(&kept.path)?;
-                continue;
-            }
-            taken += kept.bytes;
-            if !is_partial {
-                whole.push(kept);
-            }
-        }
+        let living = self.living()?;
+        let mut taken = living.iter().map(|kept| kept.bytes).sum::<u64>();
+        let mut whole: Vec<Kept> = living.into_iter().filter(|kept| !kept.is_partial()).collect();
         whole.sort_by_key(|kept| kept.used);
         for kept in whole {
             if taken + bytes <= self.most {
@@ -161,6 +161,19 @@ impl Cache {
             taken -= kept.bytes;
         }
         Ok((taken + bytes <= self.most).then_some(taken))
+    }
+
+    /// The files, less those that dead processes were writing, which are removed. The folder must be locked.
+    fn living(&self) -> io::Result<Vec<Kept>> {
+        let mut living = Vec::new();
+        for kept in self.files()? {
+            if kept.is_partial() && is_abandoned(&kept.path) {
+                remove(&kept.path)?;
+            } else {
+                living.push(kept);
+            }
+        }
+        Ok(living)
     }
 
     fn files(&self) -> io::Result<Vec<Kept>> {
@@ -378,6 +391,9 @@ mod tests {
         fs::write(&dead, [0; 90]).unwrap();
         let second = other.begin("b", Some("v"), Some(90)).unwrap();
         assert!(!dead.exists() && living.partial.exists() && second.partial.exists());
+        fs::write(&dead, [0; 90]).unwrap();
+        cache(folder.path(), 100);
+        assert!(!dead.exists() && living.partial.exists(), "by whoever opens the folder");
     }
 
     #[test]
