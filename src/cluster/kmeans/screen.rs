@@ -171,42 +171,15 @@ impl<'a> Screen<'a> {
     /// Copies those of `centroids` `[k, width]` that `ids` names.
     pub(super) fn columns(&self, centroids: &[f32], ids: Vec<u32>) -> Columns {
         let width = self.width;
-        let moved: Vec<f32> = ids
-            .iter()
-            .flat_map(|&id| {
-                centroids[id as usize * width..][..width].iter().zip(&self.mean).map(|(entry, mean)| entry - mean)
-            })
-            .collect();
-        let squares: Vec<f64> =
-            moved.chunks_exact(width).map(|column| sum(column.iter().map(|&entry| square(entry)))).collect();
+        let mut moved = vec![0.0; ids.len() * width];
+        moved.par_chunks_exact_mut(width).zip(&ids).for_each(|(moved, &id)| {
+            let centroid = &centroids[id as usize * width..][..width];
+            moved.iter_mut().zip(centroid).zip(&self.mean).for_each(|((moved, entry), mean)| *moved = entry - mean);
+        });
+        let squares: Vec<f64> = moved.par_chunks_exact(width).map(squared_length).collect();
         let longest = squares.iter().copied().fold(0.0, f64::max).sqrt();
-        let largest = moved.iter().fold(0.0_f32, |largest, entry| largest.max(entry.abs()));
-        let limits = self.kernel.limits();
-        let limit = (limits.product / self.longest_copy).floor();
-        let mut unit = (longest / limit)
-            .max(f64::from(largest) / f64::from(limits.column))
-            .max(f64::from(self.unit) * 1e-6) as f32;
-        // Rounding may make copies a little longer than what they are copies of.
-        let mut codes = round(&moved, unit, limits.column);
-        while codes
-            .chunks_exact(width)
-            .any(|column| sum(column.iter().map(|&code| square(f32::from(code)))).sqrt() > limit)
-        {
-            unit *= 1.01;
-            codes = round(&moved, unit, limits.column);
-        }
-
-        let mut fine = Aligned::new(0, ids.len() * width);
-        let origin = vec![0.0; width];
-        let fine_columns = moved
-            .chunks_exact(width)
-            .zip(fine.chunks_exact_mut(width))
-            .zip(&squares)
-            .map(|((column, codes), &square)| {
-                let Fine { unit, error, .. } = fine_copy(column, &origin, square.sqrt(), codes);
-                FineColumn { unit, error, length: square.sqrt(), half_square: square / 2.0 }
-            })
-            .collect();
+        let (unit, codes) = self.round_columns(&moved, longest);
+        let (fine, fine_columns) = fine_copies(&moved, &squares);
         let step = f64::from(unit) * f64::from(self.unit);
         let panels = ids.len().div_ceil(COLUMNS);
         let mut columns = Columns {
@@ -222,22 +195,46 @@ impl<'a> Screen<'a> {
             fine_columns,
             ids,
         };
-        for (index, (column, codes)) in moved.chunks_exact(width).zip(codes.chunks_exact(width)).enumerate() {
-            let (panel, at) = (index / COLUMNS, index % COLUMNS);
-            let coordinates = &mut columns.coordinates[panel * COLUMNS * self.padded..][..COLUMNS * self.padded];
-            let mut total = 0_i32;
-            for (row, &code) in codes.iter().enumerate() {
-                coordinates[scores::place(row, at)] = code;
-                total += i32::from(code);
+        let panels = columns.coordinates.par_chunks_exact_mut(COLUMNS * self.padded);
+        let panels = panels.zip(&mut columns.bias).zip(&mut columns.offset);
+        let columns_of = codes.par_chunks(COLUMNS * width).zip(moved.par_chunks(COLUMNS * width));
+        let errors = panels.zip(columns_of).zip(squares.par_chunks(COLUMNS)).map(|((panel, columns), squares)| {
+            let ((coordinates, bias), offset) = panel;
+            let mut largest_error = 0.0_f64;
+            for (at, (codes, column)) in columns.0.chunks_exact(width).zip(columns.1.chunks_exact(width)).enumerate() {
+                for (row, &code) in codes.iter().enumerate() {
+                    coordinates[scores::place(row, at)] = code;
+                }
+                bias[at] = codes.iter().map(|&code| i32::from(code)).sum::<i32>() * i32::from(ZERO);
+                let steps = (squares[at] / 2.0 - self.usual_error * squares[at].sqrt()) / step;
+                // One that is cut to fit makes the score larger, which is safe.
+                offset[at] = steps.floor().min(FARTHEST) as i32;
+                let error = column.iter().zip(codes).map(|(&entry, &code)| square(entry - f32::from(code) * unit));
+                largest_error = largest_error.max(error.sum::<f64>().sqrt() * 1.001);
             }
-            columns.bias[panel][at] = total * i32::from(ZERO);
-            let error = column.iter().zip(codes).map(|(&entry, &code)| square(entry - f32::from(code) * unit));
-            columns.largest_error = columns.largest_error.max(sum(error).sqrt() * 1.001);
-            let offset = ((squares[index] / 2.0 - self.usual_error * squares[index].sqrt()) / step).floor();
-            // One that is cut to fit makes the score larger, which is safe.
-            columns.offset[panel][at] = offset.min(FARTHEST) as i32;
-        }
+            largest_error
+        });
+        columns.largest_error = errors.reduce(|| 0.0, f64::max);
         columns
+    }
+
+    /// Rounds moved centroids, of which the longest is so long, to whole numbers of a unit for all.
+    fn round_columns(&self, moved: &[f32], longest: f64) -> (f32, Vec<i8>) {
+        let limits = self.kernel.limits();
+        let limit = (limits.product / self.longest_copy).floor();
+        let largest = moved.par_iter().map(|entry| entry.abs()).reduce(|| 0.0, f32::max);
+        let mut unit = (longest / limit)
+            .max(f64::from(largest) / f64::from(limits.column))
+            .max(f64::from(self.unit) * 1e-6) as f32;
+        loop {
+            let codes: Vec<i8> = moved.par_iter().map(|entry| round(entry / unit, limits.column)).collect();
+            let length = |column: &[i8]| column.iter().map(|&code| square(f32::from(code))).sum::<f64>().sqrt();
+            // Rounding may make copies a little longer than what they are copies of.
+            if codes.par_chunks_exact(self.width).all(|column| length(column) <= limit) {
+                return (unit, codes);
+            }
+            unit *= 1.01;
+        }
     }
 
     /// What has to be added to a step count of `columns` for it to bound the score of the point from above, in steps.
@@ -335,9 +332,22 @@ fn fine_copy(row: &[f32], origin: &[f32], length: f64, codes: &mut [i16]) -> Fin
     }
 }
 
-fn round(entries: &[f32], unit: f32, limit: i32) -> Vec<i8> {
-    let limit = limit as f32;
-    entries.iter().map(|entry| nearest_whole(entry / unit).clamp(-limit, limit) as i8).collect()
+/// Copies of 16 bits of moved centroids of those squared lengths.
+fn fine_copies(moved: &[f32], squares: &[f64]) -> (Aligned<i16>, Vec<FineColumn>) {
+    let width = moved.len() / squares.len();
+    let origin = vec![0.0; width];
+    let mut fine = Aligned::new(0, moved.len());
+    let columns = moved.par_chunks_exact(width).zip(fine.par_chunks_exact_mut(width)).zip(squares);
+    let columns = columns.map(|((column, codes), &square)| {
+        let Fine { unit, error, .. } = fine_copy(column, &origin, square.sqrt(), codes);
+        FineColumn { unit, error, length: square.sqrt(), half_square: square / 2.0 }
+    });
+    let columns = columns.collect();
+    (fine, columns)
+}
+
+fn round(entry: f32, limit: i32) -> i8 {
+    nearest_whole(entry).clamp(-limit as f32, limit as f32) as i8
 }
 
 /// The nearest whole number, for numbers of less than 22 bits: `f32::round` is a call for each entry.
@@ -350,6 +360,6 @@ fn square(entry: f32) -> f64 {
     f64::from(entry) * f64::from(entry)
 }
 
-fn sum(squares: impl Iterator<Item = f64>) -> f64 {
-    squares.sum()
+fn squared_length(row: &[f32]) -> f64 {
+    row.iter().map(|&entry| square(entry)).sum()
 }

@@ -146,7 +146,13 @@ impl Task<'_> {
         let mut rest = Vec::with_capacity(rows);
         for (group, flags) in wanted.iter().enumerate() {
             rest.clear();
-            for_each_flag(flags, |row| rest.push(row as u32));
+            for (block, &flags) in flags.iter().enumerate() {
+                let mut flags = flags;
+                while flags != 0 {
+                    rest.push((block * FLAGS) as u32 + flags.trailing_zeros());
+                    flags &= flags - 1;
+                }
+            }
             look(group, &rest);
         }
         self.look_at_all(chunk.first, found);
@@ -160,13 +166,13 @@ impl Task<'_> {
         let rows = found.len();
         let own = |found: &Found| round_up(f64::from(found.distance).sqrt() * (1.0 + ROUNDING) * self.scale);
         let limits: Vec<u16> = found.iter().map(own).collect();
-        let mut stays = Flags::default();
+        let mut stays = [0; CHUNK / FLAGS];
         for (row, &label) in chunk.labels.iter().enumerate() {
             stays[row / FLAGS] |= u16::from(self.moved[label as usize] == 0.0) << (row % FLAGS);
         }
         let groups = chunk.bounds.chunks_exact_mut(rows).zip(&self.drift);
         let flags = groups.map(|(bounds, &drift)| {
-            let mut flags = Flags::default();
+            let mut flags = [0; CHUNK / FLAGS];
             bounds::lower(bounds, drift, &limits, &mut flags);
             if drift == 0 {
                 flags.iter_mut().zip(&stays).for_each(|(flags, stays)| *flags &= !stays);
@@ -257,17 +263,6 @@ impl Task<'_> {
         if distance < found.distance || (distance == found.distance && centroid < found.centroid) {
             let floor = self.screen.floor(point, self.columns, distance);
             *found = Found { distance, centroid, floor, ..*found };
-        }
-    }
-}
-
-/// Calls with the number of each flag that is set.
-fn for_each_flag(flags: &Flags, mut call: impl FnMut(usize)) {
-    for (block, &flags) in flags.iter().enumerate() {
-        let mut flags = flags;
-        while flags != 0 {
-            call(block * FLAGS + flags.trailing_zeros() as usize);
-            flags &= flags - 1;
         }
     }
 }
