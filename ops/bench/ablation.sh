@@ -35,13 +35,12 @@ accuracy() { # PROBE RUN
 # measure NAME SEED HEAD CYCLE BALANCE K: one run, its probes, its line.
 measure() {
   local name=$1 seed=$2 head=$3 cycle=$4 balance=$5 k=$6
-  local run=$runs/${name//$'\t'/-} started=$SECONDS seconds last
+  local run=$runs/${name//$'\t'/-} last
   rm -rf "$run"
   "$shoal" pretrain fashion --run "$run" --no-bar --set "train.steps=$steps" --set "stream.seed=$seed" \
     --set "train.head=$head" --set "cluster.every_steps=$cycle" --set "train.balance=$balance" --set "cluster.k=$k" \
     --set snapshot.every_steps=0 --set "device.threads=$threads" --set "device.decode_threads=$threads" \
     >/dev/null 2>"$run.log" || { echo "failed: $name, see $run.log" >&2; return; }
-  seconds=$((SECONDS - started))
   last=$(python3 - "$run/metrics.jsonl" <<'PY'
 import json, sys
 cycles = [line for line in map(json.loads, open(sys.argv[1])) if line["kind"] == "cycle"]
@@ -49,13 +48,13 @@ previous = cycles[-1].get("nmi_prev")
 print("%.4f\t%s" % (cycles[-1]["nmi_labels"], "" if previous is None else "%.4f" % previous))
 PY
 )
-  printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$(accuracy knn "$run")" "$(accuracy linear "$run")" "$last" "$seconds" |
+  printf '%s\t%s\t%s\t%s\n' "$name" "$(accuracy knn "$run")" "$(accuracy linear "$run")" "$last" |
     tee -a "$table" >&2
   rm -rf "$run"
 }
 
 mkdir -p "$runs"
-[[ -f $table ]] || printf 'steps\tseed\thead\tcycle\tbalance\tk\tknn\tlinear\tnmi_labels\tnmi_prev\tseconds\n' >"$table"
+[[ -f $table ]] || printf 'steps\tseed\thead\tcycle\tbalance\tk\tknn\tlinear\tnmi_labels\tnmi_prev\n' >"$table"
 for seed in "${seeds[@]}"; do
   for choice in "${choices[@]}"; do
     read -r head cycle balance k <<<"$choice"
