@@ -18,6 +18,7 @@ import tomllib
 from clustering import kernels_of_faiss, resident
 
 WIDTH, KEPT = 4_096, 256
+EVERY = 100  # steps from cycle to cycle where they are clustered beside
 
 
 def make_features(rows, path):
@@ -98,16 +99,22 @@ def whitening(options, path):
     yield f"Projected by shoal's f32 matrix, the covariance differs from the identity by {off:.1e} at most."
 
 
-def steps(options):
-    """Seconds of a step of AlexNet, and of the forward pass alone for as many images."""
+def train(options, pipeline, steps, sets):
+    """Trains anew for so many steps; the records of the run."""
     folder = os.path.join(options.data, "run")
     subprocess.run(["rm", "-rf", folder], check=True)
+    command = [options.shoal, "pretrain", pipeline, "--run", folder, "--no-bar", "--steps", str(steps)]
+    command += [word for entry in sets for word in ("--set", entry)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(os.path.join(folder, "metrics.jsonl")) as file:
+        return [json.loads(line) for line in file]
+
+
+def steps(options):
+    """Seconds of a step of AlexNet, and of the forward pass alone for as many images."""
     sets = ["bank.capacity=512", "cluster.k=8", "cluster.pca=64", "cluster.every_steps=100000", "observe.every_steps=1"]
     sets += ["stream.shards=['shards/photos-{000000..000007}.tar']", "stream.shuffle=600", "stream.lanes=2", "device.kind='cpu'"]
-    command = [options.shoal, "pretrain", "yfcc100m-alexnet", "--run", folder, "--no-bar", "--steps", str(options.steps)]
-    subprocess.run(command + [word for entry in sets for word in ("--set", entry)], check=True, stdout=2, stderr=subprocess.DEVNULL)
-    with open(os.path.join(folder, "metrics.jsonl")) as file:
-        records = [record for record in map(json.loads, file) if record["kind"] == "step"]
+    records = [record for record in train(options, "yfcc100m-alexnet", options.steps, sets) if record["kind"] == "step"]
     step = statistics.median(record["assign_s"] + record["train_s"] for record in records[1:])
     return step, statistics.median(record["assign_s"] for record in records[1:])
 
@@ -148,18 +155,14 @@ def cycle(options):
 
 def overlap(options):
     """A run of pipelines/fashion.toml that stands still for its cycles, and one that clusters beside its steps; alternating."""
-    sets = ["cluster.every_steps=100", "cluster.k=1000", "cluster.pca=128", "observe.every_steps=1", "snapshot.every_steps=0"]
+    sets = [f"cluster.every_steps={EVERY}", "cluster.k=1000", "cluster.pca=128", "observe.every_steps=1", "snapshot.every_steps=0"]
     found = {"false": [], "true": []}
     for _ in range(options.rounds):
         for mode, runs in found.items():
-            folder = os.path.join(options.data, "overlap")
-            subprocess.run(["rm", "-rf", folder], check=True)
-            command = [options.shoal, "pretrain", "fashion", "--run", folder, "--no-bar", "--steps", "301"]
-            command += [word for entry in [*sets, f"cluster.overlap={mode}"] for word in ("--set", entry)]
             began = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            runs.append(told(folder) | {"whole": time.perf_counter() - began})
-    yield f"301 steps of pipelines/fashion.toml with {' '.join(sets[:3])}, {options.threads} threads, median of {options.rounds}:"
+            records = train(options, "fashion", 3 * EVERY + 1, [*sets, f"cluster.overlap={mode}"])
+            runs.append({"whole": time.perf_counter() - began} | told(records))
+    yield f"{3 * EVERY + 1} steps of pipelines/fashion.toml with {' '.join(sets[:3])}, {options.threads} threads, median of {options.rounds}:"
     yield ""
     yield "| cluster.overlap | the run, s | a clustering, s | training stood still for it, s | a step, ms | a step beside a clustering, ms |"
     yield "|---|---|---|---|---|---|"
@@ -172,22 +175,24 @@ def overlap(options):
         yield f"| {mode} | {whole:.1f} | {took:.2f} | {stood:.2f} | {1e3 * alone:.0f} | {beside} |"
 
 
-def told(folder):
-    """From the records of a run: of its cycles but the first, and of its steps, alone and while a clustering was under way."""
-    with open(os.path.join(folder, "metrics.jsonl")) as file:
-        records = [json.loads(line) for line in file]
+def told(records):
+    """Of the cycles of a run but the first, and of its steps, alone and while a clustering was under way."""
     seconds = {record["step"]: record["assign_s"] + record["train_s"] for record in records if record["kind"] == "step"}
     cycles = [record for record in records if record["kind"] == "cycle"][1:]
     beside = set()
     for cycle in cycles:
         left = cycle["seconds"] - cycle["stood_s"]
-        began = cycle["step"] // 100 * 100  # it is installed half of the way to the next
+        began = cycle["step"] // EVERY * EVERY  # it is installed half of the way to the next
         for step in range(began + 1, cycle["step"] + 1):
             if left <= 0:
                 break
             beside.add(step)
             left -= seconds[step]
-    middle = lambda steps: statistics.median(values) if (values := [seconds[step] for step in steps]) else None
+
+    def middle(steps):
+        values = [seconds[step] for step in steps]
+        return statistics.median(values) if values else None
+
     return {
         "took": statistics.median(cycle["seconds"] for cycle in cycles),
         "stood": statistics.median(cycle["stood_s"] for cycle in cycles),

@@ -7,7 +7,8 @@
 //! lowest number. Distances are sums in a fixed order, means sums of whole numbers ([`super::sums`]): the result does not depend on
 //! the number of threads, to the last bit.
 //!
-//! Memory, beside points `[N, d]` and centroids: a byte for each entry, and at most 256 + 16 for each point.
+//! Memory, beside points `[N, d]` and centroids: a byte for each entry (of rows up to a multiple of 64 with AMX), and at most 256 + 16
+//! for each point.
 
 use super::engine::{Assigned, Engine, Outcome};
 use super::panels;
