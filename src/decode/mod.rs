@@ -15,12 +15,14 @@ mod fingerprint;
 mod header;
 mod jpeg;
 mod other;
+mod photograph;
 mod turn;
 
 pub use augment::{Augment, CropBox, View};
 pub use counters::{Counters, DecodeStats, Part};
 pub use filter::{Filter, Prints};
 pub use header::{Format, JpegHeader, read_jpeg, sniff};
+pub use photograph::{Orient, Photograph};
 pub use turn::Turn;
 
 use crate::config::{StreamPlan, ViewsPlan};
@@ -269,7 +271,8 @@ impl Decoder {
     }
 
     fn other_pixels(&self, sample: &RawSample, format: Format, kinds: Kinds) -> Result<Picture, Rejection> {
-        let other::Other { pixels, turn, converted } = other::decode(sample, format, self.max_pixels, &self.filter)?;
+        let other::Other { pixels, turn, converted } =
+            other::decode(&sample.image, format, self.max_pixels, &self.filter, sample.known)?;
         let turn = self.turn(turn);
         let notes = Decoded {
             format,

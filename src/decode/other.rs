@@ -8,7 +8,6 @@
 use super::header::{Format, check_pixels};
 use super::turn::Turn;
 use super::{Filter, Pixels, check_known};
-use crate::ingest::RawSample;
 use crate::shards::{Reason, Rejection, Trouble};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
@@ -22,14 +21,21 @@ pub(super) struct Other {
     pub(super) converted: bool,
 }
 
-pub(super) fn decode(sample: &RawSample, format: Format, max_pixels: u64, filter: &Filter) -> Result<Other, Rejection> {
-    let mut reader = ImageReader::with_format(Cursor::new(&sample.image), image_format(format));
+/// Decodes an image file; `known` is why it could not be decoded before, if that is known.
+pub(super) fn decode(
+    bytes: &[u8],
+    format: Format,
+    max_pixels: u64,
+    filter: &Filter,
+    known: Option<Reason>,
+) -> Result<Other, Rejection> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), image_format(format));
     reader.limits(limits(max_pixels));
     let mut decoder = reader.into_decoder().map_err(|error| rejected(&error))?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, max_pixels)?;
     filter.check_size((width, height))?;
-    check_known(sample.known)?;
+    check_known(known)?;
     // A broken EXIF block is no reason to lose the picture.
     let turn = decoder.orientation().map(Turn::from).unwrap_or_default();
     let converted = decoder.original_color_type() != ColorType::Rgb8.into();

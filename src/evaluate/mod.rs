@@ -7,6 +7,7 @@ pub mod features;
 pub mod knn;
 mod lbfgs;
 pub mod linear;
+pub mod precision;
 
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;

@@ -9,11 +9,13 @@ use crate::config::Precision;
 use crate::error::{Error, Result};
 use tch::{Kind, Tensor};
 
-/// Whether a pass trains: batch statistics and dropout, or running statistics and none.
+/// Whether a pass trains: which statistics batch norm takes, and whether there is dropout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Batch statistics (the running ones are updated) and dropout.
     Train,
+    /// Running statistics, which stay as they are, and dropout: how a trained network is fine-tuned on few images at a time.
+    FineTune,
     /// Running statistics, no dropout.
     Eval,
 }
@@ -26,8 +28,13 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    pub(super) fn trains(self) -> bool {
+    /// Whether batch norm takes the statistics of the batch.
+    pub(super) fn normalises_by_batch(self) -> bool {
         self.mode == Mode::Train
+    }
+
+    pub(super) fn drops_out(self) -> bool {
+        self.mode != Mode::Eval
     }
 
     /// The kind that convolutions and products compute in.
@@ -84,7 +91,7 @@ impl BatchNorm2d {
     /// Fails when training sees a single value a channel, whose variance would poison the running one with NaN.
     pub(super) fn forward(&self, input: &Tensor, pass: Pass) -> Result<Tensor> {
         let values_per_channel = input.numel() / self.weight.numel().max(1);
-        if pass.trains() && values_per_channel < 2 {
+        if pass.normalises_by_batch() && values_per_channel < 2 {
             let what = "batch normalisation cannot train on one value per channel";
             return Err(Error::usage(what).with_hint("raise train.batch_size or views.size"));
         }
@@ -93,7 +100,7 @@ impl BatchNorm2d {
             Some(&self.bias),
             Some(&self.running_mean),
             Some(&self.running_var),
-            pass.trains(),
+            pass.normalises_by_batch(),
             Self::MOMENTUM,
             Self::EPSILON,
             true,

@@ -20,6 +20,7 @@ mod resnet;
 mod small;
 mod sobel;
 pub mod state;
+mod taps;
 mod vgg;
 
 pub use head::Head;
@@ -35,6 +36,7 @@ use plain::{Plain, Table};
 use resnet::{Depth, ResNet};
 use sobel::Sobel;
 use state::Metadata;
+use taps::Taps;
 use tch::{Device, Kind, Tensor};
 
 #[derive(Debug)]
@@ -93,22 +95,54 @@ impl Backbone {
 
     /// Features `[B, D]` in fp32, before their last ReLU, of `[B, 3, S, S]` normalised images.
     pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.run(images, mode, None)
+        let mut taps = Taps::new(&[]);
+        self.run(images, mode, &mut taps)
     }
 
     /// Activations in fp32 of the layer called `layer` (one of [`Backbone::layers`]), after batch norm and ReLU and
     /// before pooling, in evaluation mode: `[B, C, H, W]`, or `[B, D]` for linear layers. Convolutions take images of
     /// any size.
     pub fn forward_to(&self, images: &Tensor, layer: &str) -> Result<Tensor> {
-        let layers = self.layers();
-        if !layers.contains(&layer) {
-            let what = format!("{} has no layer {layer:?}", self.plan.arch.name());
-            return Err(Error::usage(what).with_hint(format!("one of {}", layers.join(", "))));
-        }
-        self.run(images, Mode::Eval, Some(layer))
+        self.check_layer(layer)?;
+        let wanted = [layer];
+        let mut taps = Taps::new(&wanted);
+        self.run(images, Mode::Eval, &mut taps)
     }
 
-    fn run(&self, images: &Tensor, mode: Mode, until: Option<&str>) -> Result<Tensor> {
+    /// As [`Backbone::forward_to`] for several layers, in one pass that ends with the last of them, and in any mode: activations in
+    /// fp32, in the order of `layers`.
+    pub fn activations(&self, images: &Tensor, layers: &[&str], mode: Mode) -> Result<Vec<Tensor>> {
+        for layer in layers {
+            self.check_layer(layer)?;
+        }
+        let mut taps = Taps::new(layers);
+        let _ = self.run(images, mode, &mut taps)?;
+        taps.into_found().iter().map(|found| Ok(found.f_to_kind(Kind::Float)?)).collect()
+    }
+
+    /// The linear layers alone, for AlexNet, VGG and `small`: last maps after pooling, flattened to `[B, W]`, to features `[B, D]` in
+    /// fp32 before their last ReLU.
+    ///
+    /// # Errors
+    /// A ResNet, which has no linear layers.
+    pub fn connect(&self, flat: &Tensor, mode: Mode) -> Result<Tensor> {
+        let Body::Plain(body) = &self.body else {
+            return Err(Error::usage(format!("{} has no linear layers", self.plan.arch.name())));
+        };
+        let pass = Pass { mode, precision: self.precision };
+        Ok(body.connect(flat, pass, &mut Taps::new(&[]))?.f_to_kind(Kind::Float)?)
+    }
+
+    fn check_layer(&self, layer: &str) -> Result<()> {
+        let layers = self.layers();
+        if layers.contains(&layer) {
+            return Ok(());
+        }
+        let what = format!("{} has no layer {layer:?}", self.plan.arch.name());
+        Err(Error::usage(what).with_hint(format!("one of {}", layers.join(", "))))
+    }
+
+    fn run(&self, images: &Tensor, mode: Mode, taps: &mut Taps<'_>) -> Result<Tensor> {
         let shape = images.size();
         if shape.len() != 4 || shape[1] != 3 {
             return Err(Error::usage(format!("images must be [B, 3, H, W], found {shape:?}")));
@@ -119,8 +153,8 @@ impl Backbone {
             None => images.shallow_clone(),
         };
         let output = match &self.body {
-            Body::Plain(body) => body.forward(&input, pass, until)?,
-            Body::ResNet(body) => body.forward(&input, pass, until)?,
+            Body::Plain(body) => body.forward(&input, pass, taps)?,
+            Body::ResNet(body) => body.forward(&input, pass, taps)?,
         };
         Ok(output.f_to_kind(Kind::Float)?)
     }
@@ -129,6 +163,14 @@ impl Backbone {
     pub fn layers(&self) -> Vec<&'static str> {
         match &self.body {
             Body::Plain(body) => body.layers(),
+            Body::ResNet(_) => ResNet::layers(),
+        }
+    }
+
+    /// Names of those whose activations are maps: convolutions, or the stages of a ResNet.
+    pub fn map_layers(&self) -> Vec<&'static str> {
+        match &self.body {
+            Body::Plain(body) => body.convs(),
             Body::ResNet(_) => ResNet::layers(),
         }
     }

@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::model::init::{Builder, ConvShape};
 use crate::model::layers::{BatchNorm2d, Conv2d, Linear, Pass};
+use crate::model::taps::Taps;
 use tch::Tensor;
 
 /// A max-pool.
@@ -117,12 +118,12 @@ impl Plain {
         Ok(Self { convs, average_to: table.average_to, fcs, dropout })
     }
 
-    /// Runs to the end, or to the activations (after ReLU, before pooling) of the layer called `until`.
-    pub(super) fn forward(&self, images: &Tensor, pass: Pass, until: Option<&str>) -> Result<Tensor> {
+    /// Runs to the end, or until `taps` have all that they want: activations after ReLU and before pooling.
+    pub(super) fn forward(&self, images: &Tensor, pass: Pass, taps: &mut Taps<'_>) -> Result<Tensor> {
         let mut x = images.shallow_clone();
         for block in &self.convs {
             x = block.norm.forward(&block.conv.forward(&x, pass)?, pass)?.f_relu()?;
-            if until == Some(block.row.name) {
+            if taps.offer(block.row.name, &x) {
                 return Ok(x);
             }
             if let Some(Pool { kernel, stride, padding }) = block.row.pool {
@@ -134,21 +135,32 @@ impl Plain {
         }
         x = x.f_flatten(1, -1)?;
         self.check_width(&x, images)?;
+        self.connect(&x, pass, taps)
+    }
 
+    /// The linear layers alone: flattened last maps `[B, W]` to features `[B, D]`.
+    pub(super) fn connect(&self, flat: &Tensor, pass: Pass, taps: &mut Taps<'_>) -> Result<Tensor> {
+        let mut x = flat.shallow_clone();
         let last = self.fcs.len() - 1;
         for (position, block) in self.fcs.iter().enumerate() {
             if block.row.dropout {
-                x = x.f_dropout(self.dropout, pass.trains())?;
+                x = x.f_dropout(self.dropout, pass.drops_out())?;
             }
             x = block.linear.forward(&x, pass.kind())?;
-            if until == Some(block.row.name) {
-                return Ok(x.f_relu()?);
+            let active = x.f_relu()?;
+            if taps.offer(block.row.name, &active) {
+                return Ok(active);
             }
             if position < last {
-                x = x.f_relu()?;
+                x = active;
             }
         }
         Ok(x)
+    }
+
+    /// Convolutional layers, from the image up.
+    pub(super) fn convs(&self) -> Vec<&'static str> {
+        self.convs.iter().map(|block| block.row.name).collect()
     }
 
     /// Linear layers fit one size of image: says so instead of a product of matrices that does not fit.
@@ -170,9 +182,8 @@ impl Plain {
         self.fcs[self.fcs.len() - 1].row.outputs
     }
 
-    /// Names that `until` takes, from the image up.
+    /// Names of its layers, from the image up.
     pub(super) fn layers(&self) -> Vec<&'static str> {
-        let convs = self.convs.iter().map(|block| block.row.name);
-        convs.chain(self.fcs.iter().map(|block| block.row.name)).collect()
+        self.convs().into_iter().chain(self.fcs.iter().map(|block| block.row.name)).collect()
     }
 }

@@ -6,6 +6,7 @@
 use crate::error::Result;
 use crate::model::init::{Builder, ConvShape};
 use crate::model::layers::{BatchNorm2d, Conv2d, Pass};
+use crate::model::taps::Taps;
 use tch::Tensor;
 
 const STAGES: [&str; 4] = ["layer1", "layer2", "layer3", "layer4"];
@@ -137,10 +138,10 @@ impl ResNet {
         Ok(Self { stem, stages, feature_dim: inputs })
     }
 
-    /// Runs to the end, or to the activations of the layer called `until`.
-    pub(super) fn forward(&self, images: &Tensor, pass: Pass, until: Option<&str>) -> Result<Tensor> {
+    /// Runs to the end, or until `taps` have all that they want.
+    pub(super) fn forward(&self, images: &Tensor, pass: Pass, taps: &mut Taps<'_>) -> Result<Tensor> {
         let mut x = self.stem.forward(images, pass)?.f_relu()?;
-        if until == Some("conv1") {
+        if taps.offer("conv1", &x) {
             return Ok(x);
         }
         x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
@@ -148,7 +149,7 @@ impl ResNet {
             for block in blocks {
                 x = block.forward(&x, pass)?;
             }
-            if until == Some(*name) {
+            if taps.offer(name, &x) {
                 return Ok(x);
             }
         }
@@ -160,7 +161,7 @@ impl ResNet {
         self.feature_dim
     }
 
-    /// Names that `until` takes, from the image up.
+    /// Names of its layers, from the image up.
     pub(super) fn layers() -> Vec<&'static str> {
         [&["conv1"][..], &STAGES].concat()
     }

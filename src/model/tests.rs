@@ -92,8 +92,26 @@ fn maps_have_the_sides_of_the_published_networks() -> Result<()> {
         assert_eq!(small.forward(&images(2, size), Mode::Eval)?.size(), [2, 256]);
     }
     let resnet = network(Arch::ResNet18, 64, 1)?;
+    assert_eq!(resnet.map_layers(), ["conv1", "layer1", "layer2", "layer3", "layer4"]);
     assert_eq!(resnet.forward_to(&images(1, 64), "conv1")?.size(), [1, 64, 32, 32]);
     assert_eq!(resnet.forward_to(&images(1, 64), "layer4")?.size(), [1, 512, 2, 2]);
+    Ok(())
+}
+
+#[test]
+fn one_pass_gives_many_layers_and_linear_layers_go_alone() -> Result<()> {
+    let alexnet = network(Arch::AlexNet, 63, 1)?;
+    let input = images(2, 63);
+    let layers = ["fc6", "conv1", "conv5"];
+    let found = alexnet.activations(&input, &layers, Mode::Eval)?;
+    for (layer, found) in layers.iter().zip(&found) {
+        assert_eq!(found, &alexnet.forward_to(&input, layer)?, "{layer}");
+    }
+    let flat = found[2].max_pool2d([3, 3], [2, 2], [0, 0], [1, 1], false).flatten(1, -1);
+    assert_eq!(alexnet.connect(&flat, Mode::Eval)?, alexnet.forward(&input, Mode::Eval)?);
+    let error = network(Arch::ResNet18, 64, 1)?.connect(&flat, Mode::Eval).expect_err("no linear layers");
+    assert!(error.to_string().contains("resnet18"), "{error}");
+    assert!(alexnet.activations(&input, &["conv1", "conv6"], Mode::Eval).is_err());
     Ok(())
 }
 
@@ -201,7 +219,10 @@ fn training_moves_running_statistics_and_drops_out_only_in_training() -> Result<
     tch::manual_seed(1);
     let first = network.forward(&input, Mode::Train)?;
     assert_ne!(first, network.forward(&input, Mode::Train)?, "dropout draws anew");
-    assert_ne!(before, network.forward(&input, Mode::Eval)?, "the running statistics have moved");
+    let moved = network.forward(&input, Mode::Eval)?;
+    assert_ne!(before, moved, "the running statistics have moved");
+    assert_ne!(moved, network.forward(&input, Mode::FineTune)?, "dropout is on");
+    assert_eq!(moved, network.forward(&input, Mode::Eval)?, "and the running statistics stay");
     Ok(())
 }
 
