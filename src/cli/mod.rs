@@ -12,7 +12,6 @@ mod export;
 mod inspect;
 mod log;
 mod network;
-mod nmi;
 mod pretrain;
 mod shards;
 mod show;

@@ -6,7 +6,7 @@
 use crate::config::{DeviceKind, DevicePlan, Plan, ViewsPlan};
 use crate::error::{Error, Result};
 use crate::ingest::SampleMeta;
-use crate::model::{Backbone, state};
+use crate::model::{Backbone, Normalizer, state};
 use crate::observe::console::say;
 use crate::pipeline::encode::Encoding;
 use crate::shards::{Ledger, ShardList};
@@ -118,6 +118,16 @@ impl NetworkArguments {
 }
 
 impl Network {
+    /// The network itself.
+    pub(super) fn backbone(&self) -> &Backbone {
+        &self.backbone
+    }
+
+    /// What turns pixels into its input.
+    pub(super) fn normalizer(&self) -> Result<Normalizer> {
+        Normalizer::new(&self.plan.views.mean, &self.plan.views.std, self.placement.device)
+    }
+
     /// The layer whose features are taken; none is the clustered feature.
     pub(super) fn layer(&self) -> Option<&str> {
         self.layer.as_deref()

@@ -1,21 +1,11 @@
-//! `shoal eval`: what a network has learnt, by frozen features; how alike two clusterings are.
+//! `shoal eval knn` and `shoal eval linear`: what a network has learnt, by frozen features.
 
-use super::network::NetworkArguments;
+use crate::cli::network::NetworkArguments;
+use crate::cli::{print, print_json};
 use crate::error::Result;
 use crate::evaluate::{knn, linear};
 use serde::Serialize;
 use tch::Tensor;
-
-/// The evaluations.
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
-    /// Weighted k-nearest-neighbour accuracy of frozen features
-    Knn(KnnArguments),
-    /// Accuracy of a linear classifier on frozen features
-    Linear(ProbeArguments),
-    /// Normalised mutual information of two clusterings, or of one with the labels of its samples
-    Nmi(super::nmi::Arguments),
-}
 
 /// A network, and labelled shards to fit and to test on.
 #[derive(Debug, clap::Args)]
@@ -23,7 +13,7 @@ pub(super) enum Command {
 Example:
   shoal eval linear --snapshot runs/fashion --layer conv4 \\
     --train shards/fashion-train.tar.zst --test shards/fashion-test.tar.zst --json")]
-pub(super) struct ProbeArguments {
+pub(in crate::cli) struct ProbeArguments {
     #[command(flatten)]
     network: NetworkArguments,
     /// Labelled shards (.cls) to fit on (repeatable)
@@ -43,7 +33,7 @@ pub(super) struct ProbeArguments {
 Example:
   shoal eval knn --snapshot random:small --pipeline pipelines/fashion.toml \\
     --train shards/fashion-train.tar.zst --test shards/fashion-test.tar.zst")]
-pub(super) struct KnnArguments {
+pub(in crate::cli) struct KnnArguments {
     #[command(flatten)]
     probe: ProbeArguments,
     /// Neighbours
@@ -64,22 +54,20 @@ struct Accuracy {
     accuracy: f64,
 }
 
-pub(super) fn run(command: &Command) -> Result<()> {
-    match command {
-        Command::Knn(arguments) => {
-            let probe = Probe::encode(&arguments.probe)?;
-            let options = knn::Options { k: arguments.neighbours, ..knn::Options::default() };
-            let found = knn::accuracy(&probe.train, &probe.train_labels, &probe.test, &probe.test_labels, options)?;
-            probe.tell(&format!("k-NN, k = {}", arguments.neighbours), found.accuracy, arguments.probe.json)
-        }
-        Command::Linear(arguments) => {
-            let probe = Probe::encode(arguments)?;
-            let options = linear::Options::default();
-            let found = linear::accuracy(&probe.train, &probe.train_labels, &probe.test, &probe.test_labels, options)?;
-            probe.tell("linear", found.accuracy, arguments.json)
-        }
-        Command::Nmi(arguments) => super::nmi::run(arguments),
-    }
+/// k-NN.
+pub(super) fn run_knn(arguments: &KnnArguments) -> Result<()> {
+    let probe = Probe::encode(&arguments.probe)?;
+    let options = knn::Options { k: arguments.neighbours, ..knn::Options::default() };
+    let found = knn::accuracy(&probe.train, &probe.train_labels, &probe.test, &probe.test_labels, options)?;
+    probe.tell(&format!("k-NN, k = {}", arguments.neighbours), found.accuracy, arguments.probe.json)
+}
+
+/// A linear classifier.
+pub(super) fn run_linear(arguments: &ProbeArguments) -> Result<()> {
+    let probe = Probe::encode(arguments)?;
+    let options = linear::Options::default();
+    let found = linear::accuracy(&probe.train, &probe.train_labels, &probe.test, &probe.test_labels, options)?;
+    probe.tell("linear", found.accuracy, arguments.json)
 }
 
 /// Frozen features and labels of both lists.
@@ -112,9 +100,9 @@ impl Probe {
             accuracy,
         };
         if json {
-            return super::print_json(&found);
+            return print_json(&found);
         }
-        super::print(&format!(
+        print(&format!(
             "{protocol} on {} of {}: {:.2} % of {} test images ({} to fit on, {} dimensions)",
             found.layer,
             found.network,

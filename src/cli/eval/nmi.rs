@@ -1,5 +1,6 @@
 //! `shoal eval nmi`: how alike two clusterings are, or one and the labels of its samples.
 
+use crate::cli::{print, print_json};
 use crate::cluster::agreement::{Contingency, Normalizer};
 use crate::cluster::assignments::Assignments;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ Examples:
 
 With two files: over the samples that stand in both (cycles of a long stream share few). With one: against the labels (.cls) in it.
 The paper's mean is the geometric one; scikit-learn's default is the arithmetic.")]
-pub(super) struct Arguments {
+pub(in crate::cli) struct Arguments {
     /// Assignments of a cycle (RUN/clusters/step-*.arrow), or of `shoal cluster`
     first: PathBuf,
     /// Assignments of another
@@ -78,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         ami: arguments.ami.then(|| table.ami(normalizer)),
     };
     if arguments.json {
-        return super::print_json(&found);
+        return print_json(&found);
     }
     let mean = match found.mean {
         Mean::Geometric => "geometric",
@@ -86,8 +87,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     };
     let ami = found.ami.map(|ami| format!(", AMI {ami:.4}")).unwrap_or_default();
     let [left, right] = found.clusters;
-    super::print(&format!(
-        "NMI {:.4}{ami} ({mean} mean), {} samples, {left} and {right} clusters",
-        found.nmi, found.samples
-    ))
+    print(&format!("NMI {:.4}{ami} ({mean} mean), {} samples, {left} and {right} clusters", found.nmi, found.samples))
 }
