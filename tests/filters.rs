@@ -59,7 +59,7 @@ fn photographs(shards: impl Iterator<Item = usize>) -> Vec<(Vec<u8>, String)> {
 
 /// Runs the stage on these samples: the ids that stay, what was passed over, and what was added to the memory.
 fn run(plan: &FilterPlan, threads: usize, samples: Vec<RawSample>) -> (Vec<u64>, FilteredCounts, usize) {
-    let ring = RingPlan { slots: 3, rows: 7, size: SIDE as u32, center: true, train: true, pinned: false };
+    let ring = RingPlan { slots: 3, rows: 7, size: SIDE as u32, center: 1, train: true, pinned: false };
     let ring = Ring::new(ring).expect("memory");
     let (give, take) = tokio::sync::mpsc::channel(samples.len());
     for sample in samples {

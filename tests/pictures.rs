@@ -488,7 +488,7 @@ fn run(
     rows: usize,
     samples: Vec<shoal::Result<RawSample>>,
 ) -> (Vec<shoal::Result<Batch>>, Vec<u64>) {
-    let plan = RingPlan { slots, rows, size: SIDE as u32, center: true, train: true, pinned: false };
+    let plan = RingPlan { slots, rows, size: SIDE as u32, center: 1, train: true, pinned: false };
     let ring = Ring::new(plan).expect("memory");
     let (sample_sender, sample_receiver) = tokio::sync::mpsc::channel(2);
     let (batch_sender, batch_receiver) = std::sync::mpsc::sync_channel(1);
@@ -546,7 +546,7 @@ fn batches_hold_the_decodable_samples_in_stream_order_for_any_number_of_threads(
 
 #[test]
 fn a_trainer_that_hangs_up_ends_the_stage_though_all_slots_are_used() {
-    let plan = RingPlan { slots: 1, rows: 2, size: SIDE as u32, center: true, train: false, pinned: false };
+    let plan = RingPlan { slots: 1, rows: 2, size: SIDE as u32, center: 1, train: false, pinned: false };
     let ring = Ring::new(plan).expect("memory");
     let (sample_sender, sample_receiver) = tokio::sync::mpsc::channel(20);
     for sample in stream() {
@@ -569,7 +569,7 @@ fn a_trainer_that_hangs_up_ends_the_stage_though_all_slots_are_used() {
 
 #[test]
 fn whoever_takes_note_may_end_the_run() {
-    let plan = RingPlan { slots: 4, rows: 2, size: SIDE as u32, center: true, train: false, pinned: false };
+    let plan = RingPlan { slots: 4, rows: 2, size: SIDE as u32, center: 1, train: false, pinned: false };
     let ring = Ring::new(plan).expect("memory");
     let (sample_sender, sample_receiver) = tokio::sync::mpsc::channel(20);
     for sample in stream() {

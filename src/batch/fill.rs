@@ -50,6 +50,10 @@ pub fn fill(
     out: &SyncSender<Result<Batch>>,
 ) -> Result<()> {
     let Filling { ring, decoder, threads, mut sieve } = filling;
+    if ring.plan().center > 0 && decoder.centers() != ring.plan().center {
+        let (views, slots) = (decoder.centers(), ring.plan().center);
+        return Err(Error::Stage { stage: "decode", what: format!("{views} center views, slots for {slots}") });
+    }
     if decoder.size() != ring.plan().size {
         let (views, slots) = (decoder.size(), ring.plan().size);
         return Err(Error::Stage { stage: "decode", what: format!("views of {views} pixels, slots for {slots}") });
@@ -126,9 +130,9 @@ impl Rows {
     /// Decodes `chunk` into the rows after those that are filled; one outcome each.
     fn decode(&mut self, decoder: &Decoder, chunk: &[RawSample]) -> Vec<Result<Decoded, Rejection>> {
         let filled = self.samples.len();
-        let row_bytes = self.slot.row_bytes();
-        let center = free_rows(self.slot.center.as_mut(), filled, row_bytes, chunk.len());
-        let train = free_rows(self.slot.train.as_mut(), filled, row_bytes, chunk.len());
+        let rows = self.slot.rows();
+        let center = free_rows(self.slot.center.as_mut(), rows, filled, chunk.len());
+        let train = free_rows(self.slot.train.as_mut(), rows, filled, chunk.len());
         chunk
             .par_iter()
             .zip(center)
@@ -167,8 +171,9 @@ impl Rows {
         if from == to {
             return;
         }
-        let row_bytes = self.slot.row_bytes();
+        let rows = self.slot.rows();
         for buffer in [&mut self.slot.center, &mut self.slot.train].into_iter().flatten() {
+            let row_bytes = buffer.len() / rows;
             buffer.as_mut_slice().copy_within(from * row_bytes..(from + 1) * row_bytes, to * row_bytes);
         }
     }
@@ -183,10 +188,11 @@ impl Rows {
     }
 }
 
-/// `count` rows after the first `filled`; that many times none where the view is not wanted.
-fn free_rows(buffer: Option<&mut HostBuffer>, filled: usize, row_bytes: usize, count: usize) -> Vec<Option<&mut [u8]>> {
+/// Of a buffer of `rows` rows, `count` after the first `filled`; that many times none where the view is not wanted.
+fn free_rows(buffer: Option<&mut HostBuffer>, rows: usize, filled: usize, count: usize) -> Vec<Option<&mut [u8]>> {
     let Some(buffer) = buffer else {
         return std::iter::repeat_with(|| None).take(count).collect();
     };
+    let row_bytes = buffer.len() / rows;
     buffer.as_mut_slice().chunks_exact_mut(row_bytes).skip(filled).take(count).map(Some).collect()
 }

@@ -36,13 +36,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The center views, `[B, S, S, 3]` uint8, where `B` is `samples.len()`.
+    /// The center views, `[B, S, S, 3]` uint8, where `B` is `samples.len()` times the number of center views of a photograph.
     ///
     /// # Errors
     ///
     /// When the ring was made without center views.
     pub fn center(&self) -> Result<Tensor> {
-        self.view(self.slot.center.as_ref(), "center")
+        self.view(self.slot.center.as_ref(), self.slot.centers(), "center")
     }
 
     /// The train views, `[B, S, S, 3]` uint8, where `B` is `samples.len()`.
@@ -51,12 +51,12 @@ impl Batch {
     ///
     /// When the ring was made without train views.
     pub fn train(&self) -> Result<Tensor> {
-        self.view(self.slot.train.as_ref(), "train")
+        self.view(self.slot.train.as_ref(), 1, "train")
     }
 
-    fn view(&self, buffer: Option<&HostBuffer>, name: &str) -> Result<Tensor> {
+    fn view(&self, buffer: Option<&HostBuffer>, views: usize, name: &str) -> Result<Tensor> {
         let buffer = buffer.ok_or_else(|| Error::device(format!("this batch was made without {name} views")))?;
         let side = i64::from(self.slot.size());
-        buffer.tensor(&[self.samples.len() as i64, side, side, 3])
+        buffer.tensor(&[(self.samples.len() * views) as i64, side, side, 3])
     }
 }

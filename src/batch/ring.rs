@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::torch::HostBuffer;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// How much memory a ring holds: `slots × rows × size × size × 3` bytes for each view.
+/// How much memory a ring holds: `slots × rows × size × size × 3` bytes for each view of a photograph.
 #[derive(Clone, Copy, Debug)]
 pub struct RingPlan {
     /// Batches under way at once: one being filled, one waiting, one being read.
@@ -17,8 +17,8 @@ pub struct RingPlan {
     pub rows: usize,
     /// Side of a view, in pixels.
     pub size: u32,
-    /// Whether batches have center views.
-    pub center: bool,
+    /// Center views of each photograph; 0 for none.
+    pub center: usize,
     /// Whether batches have train views.
     pub train: bool,
     /// Page-locked memory, from which CUDA copies without blocking.
@@ -40,6 +40,7 @@ pub struct Slot {
     /// Train views: random resized crop and flip.
     pub(super) train: Option<HostBuffer>,
     rows: usize,
+    centers: usize,
     size: u32,
     home: Arc<Home>,
 }
@@ -69,11 +70,13 @@ impl Ring {
     ///
     /// When libtorch has no such memory, or cannot pin it.
     pub fn new(plan: RingPlan) -> Result<Self> {
-        let bytes = plan.rows * row_bytes(plan.size);
-        let buffer = |wanted: bool| wanted.then(|| HostBuffer::new(bytes, plan.pinned)).transpose();
+        let buffer = |views: usize| {
+            let bytes = plan.rows * views * view_bytes(plan.size);
+            (views > 0).then(|| HostBuffer::new(bytes, plan.pinned)).transpose()
+        };
         let mut free = Vec::with_capacity(plan.slots);
         for _ in 0..plan.slots {
-            free.push(Buffers { center: buffer(plan.center)?, train: buffer(plan.train)? });
+            free.push(Buffers { center: buffer(plan.center)?, train: buffer(usize::from(plan.train))? });
         }
         let home = Home { state: Mutex::new(State { free, closed: false }), changed: Condvar::new() };
         Ok(Self { plan, home: Arc::new(home) })
@@ -92,8 +95,8 @@ impl Ring {
                 return None;
             }
             if let Some(Buffers { center, train }) = state.free.pop() {
-                let RingPlan { rows, size, .. } = self.plan;
-                return Some(Slot { center, train, rows, size, home: Arc::clone(&self.home) });
+                let RingPlan { rows, size, center: centers, .. } = self.plan;
+                return Some(Slot { center, train, rows, centers, size, home: Arc::clone(&self.home) });
             }
             state = self.home.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -129,9 +132,14 @@ impl Slot {
         self.train.is_some()
     }
 
-    /// Bytes of one row: one view of one photograph.
-    pub fn row_bytes(&self) -> usize {
-        row_bytes(self.size)
+    /// Center views of each photograph.
+    pub fn centers(&self) -> usize {
+        self.centers
+    }
+
+    /// Bytes of one view of one photograph.
+    pub fn view_bytes(&self) -> usize {
+        view_bytes(self.size)
     }
 }
 
@@ -143,7 +151,7 @@ impl Drop for Slot {
     }
 }
 
-fn row_bytes(size: u32) -> usize {
+fn view_bytes(size: u32) -> usize {
     size as usize * size as usize * 3
 }
 
@@ -153,7 +161,7 @@ mod tests {
     use std::time::Duration;
 
     fn ring(slots: usize) -> Ring {
-        let plan = RingPlan { slots, rows: 2, size: 4, center: true, train: false, pinned: false };
+        let plan = RingPlan { slots, rows: 2, size: 4, center: 1, train: false, pinned: false };
         Ring::new(plan).expect("a few bytes")
     }
 

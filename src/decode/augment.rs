@@ -1,4 +1,4 @@
-//! The two views of a photograph: which box of it each one shows (paper, section 3.4), and the resampling.
+//! The views of a photograph: which box of it each one shows (paper, section 3.4), and the resampling.
 //!
 //! Boxes are drawn in pixels of the upright picture at full size, before it is decoded, so that the decoder can choose
 //! the smallest scale that still covers them. They depend on (seed, pass, id) and the size of the picture alone: not on
@@ -42,10 +42,35 @@ impl CropBox {
     }
 }
 
-/// Draws the boxes of both views.
+/// What the center views of a photograph are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CenterCrops {
+    /// The middle: what is encoded.
+    #[default]
+    Middle,
+    /// The four corners and the middle, and then the same mirrored, after the short side was resized to `views.resize`: ten views, over
+    /// which a probe averages (torchvision's `TenCrop`).
+    Ten,
+    /// Somewhere in the middle `views.resize` squared, mirrored with probability `views.flip`: what a probe is fitted on. Drawn by
+    /// (seed, pass, id).
+    Shifted,
+}
+
+impl CenterCrops {
+    /// Views of one photograph.
+    pub fn count(self) -> usize {
+        match self {
+            Self::Middle | Self::Shifted => 1,
+            Self::Ten => 10,
+        }
+    }
+}
+
+/// Draws the boxes of the views.
 #[derive(Clone, Debug)]
 pub struct Augment {
     plan: ViewsPlan,
+    centers: CenterCrops,
     seed: u64,
 }
 
@@ -61,7 +86,27 @@ pub struct View {
 impl Augment {
     /// Views by `plan`; `seed` is `stream.seed`.
     pub fn new(plan: &ViewsPlan, seed: u64) -> Self {
-        Self { plan: plan.clone(), seed }
+        Self { plan: plan.clone(), centers: CenterCrops::default(), seed }
+    }
+
+    /// The same with other center views.
+    #[must_use]
+    pub fn with_centers(self, centers: CenterCrops) -> Self {
+        Self { centers, ..self }
+    }
+
+    /// The center views, [`CenterCrops::count`] of them.
+    pub fn centers(&self, size: (u32, u32), pass: u64, id: SampleId) -> Vec<View> {
+        match self.centers {
+            CenterCrops::Middle => vec![self.center(size)],
+            CenterCrops::Ten => self.ten(size),
+            CenterCrops::Shifted => vec![self.shifted(size, pass, id)],
+        }
+    }
+
+    /// Center views of one photograph.
+    pub fn count(&self) -> usize {
+        self.centers.count()
     }
 
     /// Side of both views, in pixels.
@@ -84,6 +129,16 @@ impl Augment {
         View { crop, mirror: false }
     }
 
+    /// Top left, top right, bottom left, bottom right and middle, and then the five mirrored.
+    fn ten(&self, size: (u32, u32)) -> Vec<View> {
+        let CropBox { left, top, width: side, .. } = self.center(size).crop;
+        let (right, bottom) = (f64::from(size.0) - side, f64::from(size.1) - side);
+        let corners = [(0.0, 0.0), (right, 0.0), (0.0, bottom), (right, bottom), (left, top)];
+        let crops = corners.map(|(left, top)| CropBox { left, top, width: side, height: side });
+        let views = |mirror| crops.map(|crop| View { crop, mirror });
+        [views(false), views(true)].concat()
+    }
+
     /// The train view: a random resized crop and a mirroring.
     ///
     /// The distribution is that of torchvision's `RandomResizedCrop`: area uniform in `views.area`, aspect ratio
@@ -93,6 +148,23 @@ impl Augment {
         let crop = self.random_crop(f64::from(width), f64::from(height), &mut dice);
         let mirror = dice.uniform() < self.plan.flip;
         View { crop, mirror }
+    }
+
+    /// Moves by whole pixels of the resized photograph.
+    fn shifted(&self, (width, height): (u32, u32), pass: u64, id: SampleId) -> View {
+        let mut dice = Dice::new(self.seed, pass, id);
+        let (size, resize) = (f64::from(self.plan.size), f64::from(self.plan.resize.max(self.plan.size)));
+        let short = f64::from(width.min(height));
+        let scale = short / resize;
+        let top = dice.whole(resize - size) * scale;
+        let left = dice.whole(resize - size) * scale;
+        let crop = CropBox {
+            left: (f64::from(width) - short) / 2.0 + left,
+            top: (f64::from(height) - short) / 2.0 + top,
+            width: size * scale,
+            height: size * scale,
+        };
+        View { crop, mirror: dice.uniform() < self.plan.flip }
     }
 
     fn random_crop(&self, width: f64, height: f64, dice: &mut Dice) -> CropBox {
@@ -194,6 +266,37 @@ mod tests {
 
     fn augment() -> Augment {
         Augment::new(&ViewsPlan::default(), 31)
+    }
+
+    #[test]
+    fn ten_crops_are_corners_and_middle_and_the_same_mirrored() {
+        let augment = augment().with_centers(CenterCrops::Ten);
+        let views = augment.centers((512, 384), 0, SampleId(1));
+        assert_eq!(views.len(), CenterCrops::Ten.count());
+        // 384 is resized to 256, so a crop of 224 covers 336.
+        let corners: Vec<_> = views[..5].iter().map(|view| (view.crop.left, view.crop.top)).collect();
+        assert_eq!(corners, [(0.0, 0.0), (176.0, 0.0), (0.0, 48.0), (176.0, 48.0), (88.0, 24.0)]);
+        assert!(views.iter().all(|view| (view.crop.width, view.crop.height) == (336.0, 336.0)));
+        assert_eq!(views[4], augment.center((512, 384)));
+        for (plain, mirrored) in views[..5].iter().zip(&views[5..]) {
+            assert_eq!((plain.crop, plain.mirror, mirrored.mirror), (mirrored.crop, false, true));
+        }
+    }
+
+    #[test]
+    fn shifted_crops_stay_in_the_middle_square_and_reach_its_corners() {
+        let augment = augment().with_centers(CenterCrops::Shifted);
+        let mut seen = std::collections::BTreeSet::new();
+        for id in 0..20_000 {
+            let crop = augment.centers((300, 512), 3, SampleId(id))[0].crop;
+            let (x, y) = (crop.left * 256.0 / 300.0, (crop.top - 106.0) * 256.0 / 300.0);
+            assert!((crop.width - 262.5).abs() < 1e-9 && crop.width == crop.height);
+            assert!((x - x.round()).abs() < 1e-9 && (y - y.round()).abs() < 1e-9, "{x} {y}");
+            seen.insert((x.round() as i64, y.round() as i64));
+        }
+        let columns: std::collections::BTreeSet<_> = seen.iter().map(|(x, _)| *x).collect();
+        assert_eq!(columns.into_iter().collect::<Vec<_>>(), (0..=32).collect::<Vec<_>>());
+        assert_eq!(seen.len(), 33 * 33, "every place is drawn");
     }
 
     #[test]

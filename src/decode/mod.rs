@@ -18,7 +18,7 @@ mod other;
 mod photograph;
 mod turn;
 
-pub use augment::{Augment, CropBox, View};
+pub use augment::{Augment, CenterCrops, CropBox, View};
 pub use counters::{Counters, DecodeStats, Part};
 pub use filter::{Filter, Prints};
 pub use header::{Format, JpegHeader, read_jpeg, sniff};
@@ -145,6 +145,17 @@ impl Decoder {
         Self { licences, ..self }
     }
 
+    /// Cuts other center views than the middle.
+    #[must_use]
+    pub fn with_centers(self, centers: CenterCrops) -> Self {
+        Self { augment: self.augment.with_centers(centers), ..self }
+    }
+
+    /// Center views of one photograph.
+    pub fn centers(&self) -> usize {
+        self.augment.count()
+    }
+
     /// Side of the views, in pixels.
     pub fn size(&self) -> u32 {
         self.augment.size()
@@ -155,8 +166,8 @@ impl Decoder {
         &self.counters
     }
 
-    /// Decodes `sample` once and writes the views that are asked for, `[S, S, 3]` each; with none, only checks that it
-    /// decodes.
+    /// Decodes `sample` once and writes the views that are asked for, `[S, S, 3]` each, all center views one after the other; with
+    /// none, only checks that it decodes.
     ///
     /// The train view depends on (`stream.seed`, pass, id) of the sample. When the sample is rejected, the views hold
     /// anything.
@@ -203,12 +214,15 @@ impl Decoder {
         clock.lap(Part::Decode);
 
         let mut prints = Prints::default();
-        let targets = kinds.into_iter().zip(picture.views).zip([center, train]);
-        let mut targets = targets.filter_map(|((kind, view), target)| Some((kind?, view?, target?)));
-        let outcome = targets.try_for_each(|(kind, view, target)| {
-            self.render(scratch, &picture, view, target, &mut clock);
-            if let Kind::Center = kind {
-                let (side, bytes) = (self.size() as usize, sample.image.len());
+        let side = self.size() as usize;
+        let targets = kinds.into_iter().zip(std::mem::take(&mut picture.views)).zip([center, train]);
+        let mut targets = targets.filter_map(|((kind, views), target)| Some((kind?, views, target?)));
+        let outcome = targets.try_for_each(|(kind, views, target)| {
+            for (view, target) in views.into_iter().zip(target.chunks_exact_mut(side * side * 3)) {
+                self.render(scratch, &picture, view, target, &mut clock);
+            }
+            if let (Kind::Center, Some(target)) = (kind, target.get(..side * side * 3)) {
+                let bytes = sample.image.len();
                 self.filter.check_pixels(target, side, bytes)?;
                 prints = self.filter.prints(&sample.image, target, side);
                 clock.lap(Part::Filter);
@@ -238,7 +252,7 @@ impl Decoder {
         let turn = self.turn(header.orientation.map(Turn::from).unwrap_or_default());
         let upright = turn.turn_size(stored);
         let views = self.views(kinds, upright, &sample.meta);
-        let crops = views.into_iter().flatten().map(|view| turn.to_stored(view.crop, stored));
+        let crops = views.iter().flatten().map(|view| turn.to_stored(view.crop, stored));
         let eighths = if self.dct_scaling { jpeg::eighths_for(crops.clone(), self.size()) } else { 8 };
         let part = if self.cropping { jpeg::part_for(crops, eighths, self.size()) } else { None };
         clock.lap(Part::Header);
@@ -291,10 +305,11 @@ impl Decoder {
         if self.exif { by_exif } else { Turn::default() }
     }
 
-    fn views(&self, kinds: Kinds, upright: (u32, u32), meta: &SampleMeta) -> [Option<View>; 2] {
-        kinds.map(|kind| match kind? {
-            Kind::Center => Some(self.augment.center(upright)),
-            Kind::Train => Some(self.augment.train(upright, meta.pass, meta.id)),
+    fn views(&self, kinds: Kinds, upright: (u32, u32), meta: &SampleMeta) -> [Vec<View>; 2] {
+        kinds.map(|kind| match kind {
+            None => Vec::new(),
+            Some(Kind::Center) => self.augment.centers(upright, meta.pass, meta.id),
+            Some(Kind::Train) => vec![self.augment.train(upright, meta.pass, meta.id)],
         })
     }
 
@@ -318,7 +333,7 @@ fn check_known(known: Option<Reason>) -> Result<(), Trouble> {
     known.map_or(Ok(()), |reason| Err(Trouble::new(reason, "as when it was read before")))
 }
 
-/// Which of the two views.
+/// Which of the two kinds of views.
 #[derive(Clone, Copy)]
 enum Kind {
     Center,
@@ -333,8 +348,8 @@ struct Picture {
     pixels: Pixels,
     turn: Turn,
     notes: Decoded,
-    /// Boxes of the upright picture at full size.
-    views: [Option<View>; 2],
+    /// Boxes of the upright picture at full size, for each kind.
+    views: [Vec<View>; 2],
 }
 
 impl Scratch {

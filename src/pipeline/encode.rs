@@ -4,6 +4,7 @@ use super::feed::{Feed, FeedPlan, Filters, Next};
 use super::start_runtime;
 use super::stop::Stop;
 use crate::config::Plan;
+use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Passes, SampleMeta};
 use crate::model::{Backbone, Mode, Normalizer};
@@ -50,7 +51,7 @@ impl Encoding<'_> {
             passes: Passes::Once,
             start: Cursor::default(),
             batch_size: self.batch_size,
-            center_views: true,
+            center_views: Some(CenterCrops::Middle),
             train_views: false,
             held: 1,
             filters: Filters::None,

@@ -7,7 +7,7 @@ use super::guard::{guard, stage_error};
 use super::stop::Stop;
 use crate::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
 use crate::config::Plan;
-use crate::decode::{Counters, Decoded, Decoder, Filter};
+use crate::decode::{CenterCrops, Counters, Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample};
 use crate::shards::index::{Row, RowVerdict};
@@ -39,8 +39,8 @@ pub struct FeedPlan {
     pub start: Cursor,
     /// Photographs a batch.
     pub batch_size: usize,
-    /// Whether batches have center views.
-    pub center_views: bool,
+    /// What center views are; none where batches have none.
+    pub center_views: Option<CenterCrops>,
     /// Whether batches have train views.
     pub train_views: bool,
     /// Batches that the trainer holds at once.
@@ -96,7 +96,7 @@ impl Feed {
             slots: feed.held + WAITING + IN_FLIGHT + 1,
             rows: feed.batch_size,
             size: plan.views.size,
-            center: feed.center_views,
+            center: feed.center_views.map_or(0, CenterCrops::count),
             train: feed.train_views,
             pinned: placement.device != Device::Cpu,
         })?;
@@ -111,7 +111,7 @@ impl Feed {
         let (give_sample, samples) = mpsc::channel(feed.batch_size);
         let (give_batch, batches) = sync_channel(WAITING);
         let ingest = runtime.spawn(run_ingest(stream, give_sample));
-        let decoder = Decoder::new(&plan.views, &plan.stream);
+        let decoder = Decoder::new(&plan.views, &plan.stream).with_centers(feed.center_views.unwrap_or_default());
         let decoders = Arc::clone(decoder.counters());
         let decoder = match feed.filters {
             Filters::None => decoder,

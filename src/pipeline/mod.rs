@@ -19,6 +19,7 @@ pub mod used;
 use crate::batch::Standing;
 use crate::cluster::assignments::Assignments;
 use crate::config::{Indexing, Plan, Precision, Refresh};
+use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Passes, Past, Progress};
 use crate::observe::console::say;
@@ -81,7 +82,7 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         passes: Passes::Endless,
         start: standing.cursor.clone(),
         batch_size: plan.train.batch_size,
-        center_views: true,
+        center_views: Some(CenterCrops::Middle),
         train_views: true,
         held: trainer.block_len(),
         filters: Filters::All(standing.remembered.clone()),
@@ -392,7 +393,7 @@ impl Run<'_> {
             passes: Passes::Once,
             start: Cursor::default(),
             batch_size: self.plan.train.batch_size,
-            center_views: true,
+            center_views: Some(CenterCrops::Middle),
             train_views: false,
             held: 1,
             // what is a duplicate depends on the order, and this one is not that of training

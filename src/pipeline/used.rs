@@ -11,6 +11,7 @@ use super::start_runtime;
 use super::stop::Stop;
 use crate::batch::Standing;
 use crate::config::{DeviceKind, DevicePlan, FetchPlan, Order, Plan, StreamPlan};
+use crate::decode::CenterCrops;
 use crate::error::Result;
 use crate::ingest::{self, Cursor, Opening, Passes, SampleMeta};
 use crate::shards::{Ledger, ShardList};
@@ -86,7 +87,7 @@ impl UsedByRun {
             start: Cursor::default(),
             // as in the run, so that batches end where its batches ended, and see the damage that its batches saw
             batch_size: self.plan.train.batch_size,
-            center_views: true,
+            center_views: Some(CenterCrops::Middle),
             train_views: true,
             held: 1,
             filters: match in_order {

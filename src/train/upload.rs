@@ -21,7 +21,7 @@ pub const IN_FLIGHT: usize = 2;
 /// The tensors are good for work that is queued while the batch lives: afterwards their memory is written again.
 #[derive(Debug)]
 pub struct DeviceBatch {
-    /// `[B, S, S, 3]` uint8: center views.
+    /// `[B, S, S, 3]` uint8: center views; where a photograph has ten, `[10 B, S, S, 3]`.
     pub center: Tensor,
     /// `[B, S, S, 3]` uint8: train views, where the stream gives them.
     pub train: Option<Tensor>,
@@ -77,7 +77,7 @@ impl Uploader {
         };
         stream.wait_for(&memory.used_until)?;
         let copy = |view: &Tensor, room: &Tensor| -> Result<Tensor> {
-            let room = room.f_narrow(0, 0, samples.len() as i64)?;
+            let room = room.f_narrow(0, 0, view.size()[0])?;
             copy_without_waiting(view, &room)?;
             Ok(room)
         };
@@ -126,8 +126,8 @@ impl Uploader {
 impl DeviceMemory {
     fn new(slot: &Slot, device: Device) -> Result<Self> {
         let side = i64::from(slot.size());
-        let room = || Tensor::f_empty([slot.rows() as i64, side, side, 3], (Kind::Uint8, device));
-        let (center, train) = (room()?, slot.has_train().then(room).transpose()?);
+        let room = |views| Tensor::f_empty([(slot.rows() * views) as i64, side, side, 3], (Kind::Uint8, device));
+        let (center, train) = (room(slot.centers())?, slot.has_train().then(|| room(1)).transpose()?);
         // libtorch may give memory out again that work on its own stream still reads.
         Ok(Self { center, train, used_until: Event::record()? })
     }
