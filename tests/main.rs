@@ -17,6 +17,7 @@ mod objects;
 mod order;
 mod pictures;
 mod pipelines;
+mod probes;
 mod resume;
 mod run;
 mod s3;

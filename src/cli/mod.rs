@@ -15,6 +15,7 @@ mod network;
 mod pretrain;
 mod shards;
 mod show;
+mod sweep;
 
 use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
@@ -50,6 +51,8 @@ enum Command {
     Embed(embed::Arguments),
     /// Divide a file of features into clusters; take a balanced subset.
     Cluster(cluster::Arguments),
+    /// Train with every combination of some settings, and measure each run.
+    Sweep(sweep::Arguments),
     /// Measure a network or a clustering.
     #[command(subcommand)]
     Eval(eval::Command),
@@ -75,6 +78,7 @@ pub fn run() -> Result<()> {
         Command::Shards(command) => shards::run(&command),
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Eval(command) => eval::run(&command),
         Command::Show(command) => show::run(&command),
         Command::Export(arguments) => export::run(&arguments),

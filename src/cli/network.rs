@@ -6,7 +6,7 @@
 use crate::config::{DeviceKind, DevicePlan, Plan, ViewsPlan};
 use crate::error::{Error, Result};
 use crate::ingest::SampleMeta;
-use crate::model::{Backbone, Normalizer, state};
+use crate::model::{Backbone, state};
 use crate::observe::console::say;
 use crate::pipeline::encode::Encoding;
 use crate::shards::{Ledger, ShardList};
@@ -16,6 +16,10 @@ use crate::train::state::views_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Images encoded at once.
+const BATCH_SIZE: usize = 128;
 
 /// Which network, and how it runs.
 #[derive(Debug, clap::Args)]
@@ -37,7 +41,7 @@ pub(super) struct NetworkArguments {
     #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
     device: String,
     /// Images encoded at once
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = BATCH_SIZE)]
     batch_size: usize,
 }
 
@@ -49,11 +53,18 @@ pub(super) struct Network {
     /// What it is, for people.
     pub(super) origin: String,
     plan: Plan,
+    step: Option<u64>,
     layer: Option<String>,
     batch_size: usize,
 }
 
 impl NetworkArguments {
+    /// A run's latest snapshot, with the defaults of everything else.
+    pub(super) fn of(run: &Path, layer: Option<String>) -> Self {
+        let snapshot = run.display().to_string();
+        Self { snapshot, pipeline: None, set: Vec::new(), layer, device: "auto".to_owned(), batch_size: BATCH_SIZE }
+    }
+
     /// Opens it.
     pub(super) fn open(&self) -> Result<Network> {
         let mut plan = match &self.pipeline {
@@ -66,8 +77,11 @@ impl NetworkArguments {
         plan.device = DevicePlan { kind: device_kind(&self.device), ..plan.device };
         let placement = place(&plan.device)?;
         set_threads(&placement);
-        let (backbone, views) = match self.snapshot.strip_prefix("random:") {
-            Some(spec) => self.random(spec, &plan, &placement)?,
+        let (backbone, views, step) = match self.snapshot.strip_prefix("random:") {
+            Some(spec) => {
+                let (backbone, views) = self.random(spec, &plan, &placement)?;
+                (backbone, views, None)
+            }
             None => self.trained(&plan, &placement)?,
         };
         if let Some(layer) = &self.layer {
@@ -75,7 +89,8 @@ impl NetworkArguments {
         }
         plan.views = views;
         let origin = self.snapshot.clone();
-        Ok(Network { backbone, placement, origin, plan, layer: self.layer.clone(), batch_size: self.batch_size })
+        let (layer, batch_size) = (self.layer.clone(), self.batch_size);
+        Ok(Network { backbone, placement, origin, plan, step, layer, batch_size })
     }
 
     /// Untrained: the network that a run of the pipeline would start with, or a plain one.
@@ -97,7 +112,8 @@ impl NetworkArguments {
         Ok((backbone, plan.views.clone()))
     }
 
-    fn trained(&self, plan: &Plan, placement: &Placement) -> Result<(Backbone, ViewsPlan)> {
+    /// From a file, with its views and the steps of training behind it.
+    fn trained(&self, plan: &Plan, placement: &Placement) -> Result<(Backbone, ViewsPlan, Option<u64>)> {
         let file = model_file(Path::new(&self.snapshot))?;
         let backbone = Backbone::open(&file, placement.device, plan.device.precision)?;
         let (_, metadata) = state::read_safetensors(&file)?;
@@ -113,19 +129,46 @@ impl NetworkArguments {
                 backbone.size()
             )));
         }
-        Ok((backbone, views))
+        let step = metadata.get("step").and_then(|step| step.parse().ok());
+        Ok((backbone, views, step))
     }
 }
 
 impl Network {
+    /// The run that it comes from, where a whole run was named.
+    pub(super) fn run(&self) -> Option<&Path> {
+        let path = Path::new(&self.origin);
+        path.join("pipeline.toml").is_file().then_some(path)
+    }
+
+    /// Steps of training behind it, where its file tells.
+    pub(super) fn step(&self) -> Option<u64> {
+        self.step
+    }
+
     /// The network itself.
     pub(super) fn backbone(&self) -> &Backbone {
         &self.backbone
     }
 
-    /// What turns pixels into its input.
-    pub(super) fn normalizer(&self) -> Result<Normalizer> {
-        Normalizer::new(&self.plan.views.mean, &self.plan.views.std, self.placement.device)
+    /// Settings of stream, views and precision.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where it runs.
+    pub(super) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// A number in hexadecimal that no other network has: of its weights, statistics and input.
+    pub(super) fn digest(&self) -> Result<String> {
+        let mut hasher = Xxh3::new();
+        for (name, tensor) in self.backbone.state()? {
+            hasher.update(name.as_bytes());
+            hasher.update(&state::bytes_of(&tensor)?);
+        }
+        Ok(format!("{:016x}", hasher.digest()))
     }
 
     /// The layer whose features are taken; none is the clustered feature.
@@ -207,7 +250,8 @@ pub(super) fn device_kind(name: &str) -> DeviceKind {
     }
 }
 
-fn check_layer(backbone: &Backbone, layer: &str) -> Result<()> {
+/// Refuses a layer that the network lacks.
+pub(super) fn check_layer(backbone: &Backbone, layer: &str) -> Result<()> {
     let layers = backbone.layers();
     if layers.contains(&layer) {
         return Ok(());

@@ -7,7 +7,10 @@ pub mod features;
 pub mod knn;
 mod lbfgs;
 pub mod linear;
+pub mod pooling;
 pub mod precision;
+pub mod probes;
+pub mod results;
 pub mod voc;
 
 use crate::error::{Error, Result};

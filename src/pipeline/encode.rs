@@ -6,6 +6,7 @@ use super::stop::Stop;
 use crate::config::Plan;
 use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
+use crate::evaluate::pooling::Pooling;
 use crate::ingest::{Cursor, Passes, SampleMeta};
 use crate::model::{Backbone, Mode, Normalizer};
 use crate::shards::{Ledger, ShardList};
@@ -13,9 +14,6 @@ use crate::torch::device::Placement;
 use crate::train::upload::Uploader;
 use std::sync::Arc;
 use tch::Tensor;
-
-/// Largest number of values of a layer's pooled map, as in the paper's probes (9,600 for conv1 of AlexNet, Table 1).
-const MAX_LAYER_VALUES: i64 = 9_600;
 
 /// A network that encodes lists.
 #[derive(Debug)]
@@ -73,36 +71,10 @@ impl Encoding<'_> {
     fn encode(&self, images: &Tensor) -> Result<Tensor> {
         match self.layer {
             None => self.backbone.forward(images, Mode::Eval),
-            Some(layer) => pool(&self.backbone.forward_to(images, layer)?),
+            Some(layer) => {
+                let pooling = Pooling::of(self.backbone.plan().arch, self.backbone.size(), layer);
+                pooling.apply(&self.backbone.forward_to(images, layer)?)
+            }
         }
-    }
-}
-
-/// `[B, C, H, W]` maps averaged down to the largest square grid within [`MAX_LAYER_VALUES`], flattened to `[B, D]`; rows
-/// as they are.
-fn pool(activations: &Tensor) -> Result<Tensor> {
-    let size = activations.size();
-    let &[rows, channels, height, width] = size.as_slice() else { return Ok(activations.shallow_clone()) };
-    let mut side = height.min(width);
-    while side > 1 && channels * side * side > MAX_LAYER_VALUES {
-        side -= 1;
-    }
-    Ok(activations.f_adaptive_avg_pool2d([side, side])?.f_reshape([rows, -1])?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tch::{Device, Kind};
-
-    #[test]
-    fn layers_are_pooled_to_the_paper_s_size() -> Result<()> {
-        let conv1 = Tensor::zeros([2, 96, 55, 55], (Kind::Float, Device::Cpu));
-        assert_eq!(pool(&conv1)?.size(), [2, 9_600]);
-        let conv5 = Tensor::zeros([2, 256, 13, 13], (Kind::Float, Device::Cpu));
-        assert_eq!(pool(&conv5)?.size(), [2, 9_216]);
-        let rows = Tensor::zeros([2, 4_096], (Kind::Float, Device::Cpu));
-        assert_eq!(pool(&rows)?.size(), [2, 4_096]);
-        Ok(())
     }
 }

@@ -11,6 +11,7 @@ pub mod encode;
 pub mod feed;
 pub mod find;
 mod guard;
+pub mod probing;
 pub mod run_folder;
 mod saving;
 pub mod stop;

@@ -1,7 +1,7 @@
 //! `shoal eval knn` and `shoal eval linear`: what a network has learnt, by frozen features.
 
-use crate::cli::network::NetworkArguments;
-use crate::cli::{print, print_json};
+use super::publish;
+use crate::cli::network::{Network, NetworkArguments};
 use crate::error::Result;
 use crate::evaluate::{knn, linear};
 use serde::Serialize;
@@ -47,7 +47,9 @@ struct Accuracy {
     network: String,
     layer: String,
     protocol: String,
+    train: Vec<String>,
     train_images: usize,
+    test: Vec<String>,
     test_images: usize,
     dimensions: i64,
     /// Share of the test images that are right.
@@ -59,7 +61,7 @@ pub(super) fn run_knn(arguments: &KnnArguments) -> Result<()> {
     let probe = Probe::encode(&arguments.probe)?;
     let options = knn::Options { k: arguments.neighbours, ..knn::Options::default() };
     let found = knn::accuracy(&probe.train, &probe.train_labels, &probe.test, &probe.test_labels, options)?;
-    probe.tell(&format!("k-NN, k = {}", arguments.neighbours), found.accuracy, arguments.probe.json)
+    probe.tell("knn", format!("k-NN, k = {}", arguments.neighbours), found.accuracy)
 }
 
 /// A linear classifier.
@@ -67,49 +69,50 @@ pub(super) fn run_linear(arguments: &ProbeArguments) -> Result<()> {
     let probe = Probe::encode(arguments)?;
     let options = linear::Options::default();
     let found = linear::accuracy(&probe.train, &probe.train_labels, &probe.test, &probe.test_labels, options)?;
-    probe.tell("linear", found.accuracy, arguments.json)
+    probe.tell("linear", "linear".to_owned(), found.accuracy)
 }
 
 /// Frozen features and labels of both lists.
-struct Probe {
-    network: String,
-    layer: String,
+struct Probe<'a> {
+    arguments: &'a ProbeArguments,
+    network: Network,
     train: Tensor,
     train_labels: Vec<i64>,
     test: Tensor,
     test_labels: Vec<i64>,
 }
 
-impl Probe {
-    fn encode(arguments: &ProbeArguments) -> Result<Self> {
+impl<'a> Probe<'a> {
+    fn encode(arguments: &'a ProbeArguments) -> Result<Self> {
         let network = arguments.network.open()?;
         let (train, train_labels) = network.labelled_features(&arguments.train)?;
         let (test, test_labels) = network.labelled_features(&arguments.test)?;
-        let layer = network.layer().unwrap_or("feature").to_owned();
-        Ok(Self { network: network.origin, layer, train, train_labels, test, test_labels })
+        Ok(Self { arguments, network, train, train_labels, test, test_labels })
     }
 
-    fn tell(&self, protocol: &str, accuracy: f64, json: bool) -> Result<()> {
+    fn tell(&self, name: &str, protocol: String, accuracy: f64) -> Result<()> {
         let found = Accuracy {
-            network: self.network.clone(),
-            layer: self.layer.clone(),
-            protocol: protocol.to_owned(),
+            network: self.network.origin.clone(),
+            layer: self.network.layer().unwrap_or("feature").to_owned(),
+            protocol,
+            train: self.arguments.train.clone(),
             train_images: self.train_labels.len(),
+            test: self.arguments.test.clone(),
             test_images: self.test_labels.len(),
             dimensions: self.train.size().get(1).copied().unwrap_or(0),
             accuracy,
         };
-        if json {
-            return print_json(&found);
-        }
-        print(&format!(
-            "{protocol} on {} of {}: {:.2} % of {} test images ({} to fit on, {} dimensions)",
-            found.layer,
-            found.network,
-            100.0 * accuracy,
-            found.test_images,
-            found.train_images,
-            found.dimensions
-        ))
+        publish(&self.network, name, &found, self.arguments.json, |found| {
+            format!(
+                "{} on {} of {}: {:.2} % of {} test images ({} to fit on, {} dimensions)",
+                found.protocol,
+                found.layer,
+                found.network,
+                100.0 * found.accuracy,
+                found.test_images,
+                found.train_images,
+                found.dimensions
+            )
+        })
     }
 }
