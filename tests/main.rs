@@ -26,4 +26,5 @@ mod small_process;
 mod stores;
 mod stream;
 mod strict;
+mod sweep;
 mod yfcc;

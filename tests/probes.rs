@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 const NETWORK: &str = "random:small:rgb:28";
 
 /// The first images of Fashion-MNIST's test set: 500 to fit on and the 200 after them to test on, made once.
-fn lists() -> (&'static str, &'static str) {
+pub fn lists() -> (&'static str, &'static str) {
     static LISTS: OnceLock<(tempfile::TempDir, PathBuf, PathBuf)> = OnceLock::new();
     let (_, train, test) = LISTS.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder");

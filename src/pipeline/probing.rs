@@ -1,8 +1,8 @@
 //! Probes of many layers at once: one pass of a frozen network over a stream feeds them all.
 //!
-//! In: a network, labelled lists to fit and to test on, layers and settings. Out: top-1 and top-5 of every probe after every epoch. Train views are
-//! shifted crops with mirroring, in the order of the stream; an epoch is a pass over the list. Probes of
-//! one layer with different settings share its rows, so that a grid of settings costs one forward pass as well.
+//! In: a network, labelled lists to fit and to test on, layers and settings. Out: top-1 and top-5 of every probe after every epoch.
+//! Train views are shifted crops with mirroring, in the order of the stream; an epoch is a pass over the list. Probes of one layer with
+//! different settings share its rows, so that a grid of settings costs one forward pass as well.
 //!
 //! It can be interrupted: weights, momenta, the position in the stream and what was measured so far go to a folder, written aside
 //! and renamed; going on gives what a run without a break would have given.
@@ -350,7 +350,8 @@ impl Run<'_> {
         if tallies.iter().any(|tally| tally.images == 0) {
             return Err(Error::data("no test image has a label").with_hint("labels are integers in .cls members"));
         }
-        for (outcome, tally) in self.position.outcomes.iter_mut().zip(tallies) {
+        for ((outcome, tally), probe) in self.position.outcomes.iter_mut().zip(tallies).zip(&self.probes) {
+            check_finite(tally.loss, probe)?;
             outcome.epochs.push(tally);
         }
         watch(Event::Tested(&self.position.outcomes));

@@ -149,7 +149,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             network: network.digest()?,
             probes: layers.iter().flat_map(|layer| grid.iter().map(|one| (layer.clone(), one.clone()))).collect(),
             epochs: arguments.epochs,
-            batch_size: arguments.probe_batch as usize,
+            // A batch holds no image twice.
+            batch_size: arguments.probe_batch.min(images) as usize,
             ten_crops: arguments.ten_crops,
         },
         train,
