@@ -18,6 +18,7 @@ mod order;
 mod pictures;
 mod pipelines;
 mod resume;
+mod retrieval;
 mod run;
 mod s3;
 mod server;

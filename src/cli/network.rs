@@ -123,6 +123,11 @@ impl Network {
         &self.backbone
     }
 
+    /// The pipeline that it is used with; its views are those of the network.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// What turns pixels into its input.
     pub(super) fn normalizer(&self) -> Result<Normalizer> {
         Normalizer::new(&self.plan.views.mean, &self.plan.views.std, self.placement.device)

@@ -8,6 +8,7 @@ pub mod knn;
 mod lbfgs;
 pub mod linear;
 pub mod precision;
+pub mod retrieval;
 pub mod voc;
 
 use crate::error::{Error, Result};

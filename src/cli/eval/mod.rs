@@ -2,6 +2,8 @@
 
 mod nmi;
 mod probe;
+mod progress;
+mod retrieval;
 
 use crate::error::Result;
 
@@ -14,6 +16,8 @@ pub(super) enum Command {
     Linear(probe::ProbeArguments),
     /// Normalised mutual information of two clusterings, or of one with the labels of its samples
     Nmi(nmi::Arguments),
+    /// Mean average precision of finding photographs of the same building (Oxford 5k, Paris 6k) by R-MAC descriptors
+    Retrieval(retrieval::Arguments),
 }
 
 pub(super) fn run(command: &Command) -> Result<()> {
@@ -21,5 +25,6 @@ pub(super) fn run(command: &Command) -> Result<()> {
         Command::Knn(arguments) => probe::run_knn(arguments),
         Command::Linear(arguments) => probe::run_linear(arguments),
         Command::Nmi(arguments) => nmi::run(arguments),
+        Command::Retrieval(arguments) => retrieval::run(arguments),
     }
 }
