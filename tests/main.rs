@@ -19,6 +19,7 @@ mod pictures;
 mod pipelines;
 mod probes;
 mod resume;
+mod retrieval;
 mod run;
 mod s3;
 mod server;

@@ -6,7 +6,7 @@
 use crate::config::{DeviceKind, DevicePlan, Plan, ViewsPlan};
 use crate::error::{Error, Result};
 use crate::ingest::SampleMeta;
-use crate::model::{Backbone, state};
+use crate::model::{Backbone, Normalizer, state};
 use crate::observe::console::say;
 use crate::pipeline::encode::Encoding;
 use crate::shards::{Ledger, ShardList};
@@ -16,7 +16,6 @@ use crate::train::state::views_of;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
-use xxhash_rust::xxh3::Xxh3;
 
 /// Images encoded at once.
 const BATCH_SIZE: usize = 128;
@@ -151,7 +150,7 @@ impl Network {
         &self.backbone
     }
 
-    /// Settings of stream, views and precision.
+    /// The pipeline that it is used with; its views are those of the network.
     pub(super) fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -161,14 +160,9 @@ impl Network {
         &self.placement
     }
 
-    /// A number in hexadecimal that no other network has: of its weights, statistics and input.
-    pub(super) fn digest(&self) -> Result<String> {
-        let mut hasher = Xxh3::new();
-        for (name, tensor) in self.backbone.state()? {
-            hasher.update(name.as_bytes());
-            hasher.update(&state::bytes_of(&tensor)?);
-        }
-        Ok(format!("{:016x}", hasher.digest()))
+    /// What turns pixels into its input.
+    pub(super) fn normalizer(&self) -> Result<Normalizer> {
+        Normalizer::new(&self.plan.views.mean, &self.plan.views.std, self.placement.device)
     }
 
     /// The layer whose features are taken; none is the clustered feature.

@@ -9,7 +9,7 @@ use super::jpeg::Jpeg;
 use super::turn::Turn;
 use super::{Filter, Pixels, other};
 use crate::error::{Error, Result};
-use crate::shards::{Rejection, Trouble};
+use crate::shards::{Reason, Rejection, Trouble};
 use std::path::Path;
 use tch::Tensor;
 
@@ -64,6 +64,17 @@ impl Photograph {
             Orient::Upright => Ok(stored.turned(turn)),
             Orient::AsStored => Ok(stored),
         }
+    }
+
+    /// As [`Photograph::decode`], but a JPEG that is cut short is refused, as Pillow refuses it.
+    ///
+    /// # Errors
+    /// What training would lose it for, or the end is missing.
+    pub fn decode_whole(bytes: &[u8], orient: Orient) -> Result<Self, Trouble> {
+        if sniff(bytes)? == Format::Jpeg && !header::has_end(bytes) {
+            return Err(Trouble::new(Reason::DecodeFailed, "the file is cut short"));
+        }
+        Self::decode(bytes, orient)
     }
 
     /// `[H, W, 3]` uint8.
@@ -149,6 +160,18 @@ mod tests {
         let off: u64 = jpeg.rgb.iter().zip(picture.as_raw()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
         assert!(off < 8 * jpeg.rgb.len() as u64, "{off}");
         assert_eq!(png.tensor().expect("a tensor").size(), [17, 23, 3]);
+    }
+
+    #[test]
+    fn a_jpeg_cut_short_gives_what_is_there_unless_the_whole_of_it_is_wanted() {
+        let bytes = encoded(&numbered(64, 48), ImageFormat::Jpeg);
+        let cut = &bytes[..bytes.len() - 40];
+        assert!(Photograph::decode(cut, Orient::AsStored).is_ok());
+        let trouble = Photograph::decode_whole(cut, Orient::AsStored).expect_err("its end is missing");
+        assert!(trouble.detail.contains("cut short"), "{trouble}");
+        let whole = Photograph::decode_whole(&bytes, Orient::AsStored).expect("all of it");
+        assert_eq!(whole, Photograph::decode(&bytes, Orient::AsStored).expect("all of it"));
+        assert!(Photograph::decode_whole(&[], Orient::AsStored).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod pooling;
 pub mod precision;
 pub mod probes;
 pub mod results;
+pub mod retrieval;
 pub mod voc;
 
 use crate::error::{Error, Result};

@@ -38,6 +38,7 @@ use sobel::Sobel;
 use state::Metadata;
 use taps::Taps;
 use tch::{Device, Kind, Tensor};
+use xxhash_rust::xxh3::Xxh3;
 
 #[derive(Debug)]
 enum Body {
@@ -219,6 +220,16 @@ impl Backbone {
     pub fn copy_from(&self, other: &Self) -> Result<()> {
         state::copy_into(&self.parameters, &other.parameters)?;
         state::copy_into(&self.buffers, &other.buffers)
+    }
+
+    /// A hash of all weights and statistics, with their names, in hexadecimal.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Xxh3::new();
+        for (name, tensor) in self.state()? {
+            hash.update(name.as_bytes());
+            hash.update(&state::bytes_of(&tensor)?);
+        }
+        Ok(format!("{:032x}", hash.digest128()))
     }
 
     /// D, the width of the features.

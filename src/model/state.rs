@@ -114,7 +114,7 @@ pub(super) fn in_file(error: Error, path: &Path) -> Error {
 }
 
 /// The values of a tensor as they lie in memory, row by row.
-pub(crate) fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
+pub(super) fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
     let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
     let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
     tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;

@@ -262,3 +262,16 @@ fn a_duplicate_has_weights_of_its_own() -> Result<()> {
     assert!(assigner.copy_from(&network(Arch::AlexNet, 63, 1)?).is_err());
     Ok(())
 }
+
+#[test]
+fn one_weight_makes_another_fingerprint() -> Result<()> {
+    let (one, other) = (network(Arch::Small, 32, 1)?, network(Arch::Small, 32, 2)?);
+    let first = one.fingerprint()?;
+    assert_eq!(first, network(Arch::Small, 32, 1)?.fingerprint()?);
+    assert_ne!(first, other.fingerprint()?);
+    let _no_grad = tch::no_grad_guard();
+    let (_, statistics) = one.buffers().swap_remove(0);
+    let _ = statistics.narrow(0, 0, 1).fill_(3.0);
+    assert_ne!(first, one.fingerprint()?);
+    Ok(())
+}

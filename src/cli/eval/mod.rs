@@ -3,7 +3,9 @@
 mod nmi;
 mod probe;
 mod probes;
+mod progress;
 mod report;
+mod retrieval;
 
 use crate::cli::network::Network;
 use crate::cli::{print, print_json};
@@ -20,6 +22,8 @@ pub(super) enum Command {
     Linear(probe::ProbeArguments),
     /// Probes of every layer in one pass over the data, by SGD as in the paper's Table 1
     Probes(probes::Arguments),
+    /// Mean average precision of finding photographs of the same building (Oxford 5k, Paris 6k) by R-MAC descriptors
+    Retrieval(retrieval::Arguments),
     /// Normalised mutual information of two clusterings, or of one with the labels of its samples
     Nmi(nmi::Arguments),
     /// A page of everything that was measured of a run, in the layout of the paper's tables
@@ -31,6 +35,7 @@ pub(super) fn run(command: &Command) -> Result<()> {
         Command::Knn(arguments) => probe::run_knn(arguments),
         Command::Linear(arguments) => probe::run_linear(arguments),
         Command::Probes(arguments) => probes::run(arguments),
+        Command::Retrieval(arguments) => retrieval::run(arguments),
         Command::Nmi(arguments) => nmi::run(arguments),
         Command::Report(arguments) => report::run(arguments),
     }

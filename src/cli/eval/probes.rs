@@ -146,7 +146,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         placement: network.placement(),
         backbone,
         choice: Choice {
-            network: network.digest()?,
+            network: backbone.fingerprint()?,
             probes: layers.iter().flat_map(|layer| grid.iter().map(|one| (layer.clone(), one.clone()))).collect(),
             epochs: arguments.epochs,
             // A batch holds no image twice.

@@ -218,7 +218,7 @@ fn retrieval(evaluations: &[&Evaluation]) -> Vec<Block> {
     let mut rows = published_rows(&published::RETRIEVAL);
     for evaluation in evaluations {
         let images = data(evaluation, "images");
-        let found = percent(evaluation.report.get("map").and_then(Value::as_f64), 1);
+        let found = percent(evaluation.report.get("mean_average_precision").and_then(Value::as_f64), 1);
         let is_paris = images.to_lowercase().contains("paris");
         let cells = if is_paris { [String::new(), found] } else { [found, String::new()] };
         let name = format!("{} ({images})", our_name(evaluation));
