@@ -4,6 +4,7 @@
 mod cluster;
 mod commands;
 mod damage;
+mod detection;
 mod faults;
 mod filters;
 mod hedge;

@@ -64,6 +64,17 @@ impl Console {
         say(text);
     }
 
+    /// Shows how much is done of something that makes no records, and a word about it.
+    pub fn advance(&mut self, done: u64, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            bar.set_message(text.to_owned());
+            return;
+        }
+        let total = self.total_steps.map(|total| format!("/{}", HumanCount(total))).unwrap_or_default();
+        self.note(&format!("{}{total} · {text}", HumanCount(done)));
+    }
+
     fn step(&mut self, record: &StepRecord) {
         let Some(bar) = &self.bar else {
             let total = self.total_steps.map(|total| format!("/{}", HumanCount(total))).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! `shoal eval`: what a network has learnt, by frozen features; how alike two clusterings are.
 
+mod detection;
 mod nmi;
 mod probe;
 mod probes;
@@ -22,6 +23,8 @@ pub(super) enum Command {
     Linear(probe::ProbeArguments),
     /// Probes of every layer in one pass over the data, by SGD as in the paper's Table 1
     Probes(probes::Arguments),
+    /// Mean average precision on VOC07 after fine-tuning to find objects (Fast R-CNN)
+    Detection(detection::Arguments),
     /// Mean average precision of finding photographs of the same building (Oxford 5k, Paris 6k) by R-MAC descriptors
     Retrieval(retrieval::Arguments),
     /// Normalised mutual information of two clusterings, or of one with the labels of its samples
@@ -35,6 +38,7 @@ pub(super) fn run(command: &Command) -> Result<()> {
         Command::Knn(arguments) => probe::run_knn(arguments),
         Command::Linear(arguments) => probe::run_linear(arguments),
         Command::Probes(arguments) => probes::run(arguments),
+        Command::Detection(arguments) => detection::run(arguments),
         Command::Retrieval(arguments) => retrieval::run(arguments),
         Command::Nmi(arguments) => nmi::run(arguments),
         Command::Report(arguments) => report::run(arguments),

@@ -46,8 +46,7 @@ pub(super) fn run(plan: &Plan, records: &[Record]) -> Vec<Block> {
 
 /// Whether two evaluations measured the same thing: the same protocol on the same data in the same way.
 pub(super) fn same(one: &Evaluation, other: &Evaluation) -> bool {
-    const TELLING: [&str; 9] =
-        ["layer", "train", "test", "ten_crops", "trained", "images", "split", "protocol", "heads"];
+    const TELLING: [&str; 6] = ["layer", "train", "test", "ten_crops", "images", "protocol"];
     one.protocol == other.protocol && TELLING.iter().all(|key| one.report.get(key) == other.report.get(key))
 }
 
@@ -199,7 +198,7 @@ fn voc(evaluations: &[Evaluation]) -> Option<Vec<Block>> {
     let mut newest = None;
     for (place, protocol) in ["voc07", "detection", "segmentation"].into_iter().enumerate() {
         for evaluation in of(evaluations, protocol) {
-            let trains_all = evaluation.report.get("trained").and_then(Value::as_str) == Some("all");
+            let trains_all = evaluation.report.get("train").and_then(Value::as_str) == Some("all");
             let measure = ["map", "mean_iu"].into_iter().find_map(|key| evaluation.report.get(key)?.as_f64());
             cells[2 * place + usize::from(trains_all)] = percent(measure, 1);
             newest = Some(evaluation);
