@@ -230,11 +230,13 @@ fn linear_layers_alone_learn_from_given_proposals() {
     refused(&["--proposals", text(&proposals)], 3, &["no proposals for the image", "boxes.jsonl"]);
     refused(&["--proposals", text(folder.path())], 3, &["voc_2007_train.mat"]);
     refused(&["--layer", "conv1"], 2, &["--layer"]);
-    refused(&["--max-side", "10"], 2, &["--max-side 10", "--side 60"]);
+    refused(&["--regions", "4"], 2, &["--regions", "8"]);
     refused(&["--test", "nowhere"], 3, &["nowhere.txt"]);
     let nothing = ["eval", "detection", "--snapshot", "random:resnet18:rgb:64", "--voc", text(kit)];
     let (code, _, err) = output(&nothing);
     assert!(code == 2 && err.contains("resnet18") && err.contains("alexnet"), "{err}");
     let (code, _, err) = output(&["eval", "detection", "--snapshot", "random:small", "--voc", text(folder.path())]);
     assert!(code == 3 && err.contains("no VOC2007 folder"), "{err}");
+    let (code, _, err) = output(&[&common[..], &["--side", "90", "--max-side", "60"]].concat());
+    assert!(code == 2 && err.contains("--max-side 60 is less than --side 90"), "{err}");
 }

@@ -69,7 +69,13 @@ impl Backbone {
     }
 
     /// Without a seed the weights are 0, to be filled from elsewhere.
-    fn build(plan: &ModelPlan, size: u32, seed: Option<u64>, device: Device, precision: Precision) -> Result<Self> {
+    pub(crate) fn build(
+        plan: &ModelPlan,
+        size: u32,
+        seed: Option<u64>,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self> {
         let (sobel, channels) = match plan.input {
             Input::Sobel => (Some(Sobel::new(device)?), 2),
             Input::Rgb => (None, 3),

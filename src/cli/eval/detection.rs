@@ -10,7 +10,7 @@ use crate::evaluate::detection::score::{self, ClassScore};
 use crate::evaluate::detection::state::State;
 use crate::evaluate::detection::train::{Options, Trainer};
 use crate::evaluate::detection::{Stage, Watch};
-use crate::evaluate::voc::devkit::{Devkit, Object};
+use crate::evaluate::voc::devkit::{Devkit, Object, Task};
 use crate::model::state::Metadata;
 use crate::observe::console::{Console, say};
 use crate::pipeline::start_runtime;
@@ -218,6 +218,10 @@ impl Arguments {
             }
             paths => Source::Files(paths.to_vec()),
         };
+        // A list that is missing is said before work begins.
+        for split in [&self.split, &self.test] {
+            kit.names(Task::Main, split)?;
+        }
         let mut read = |split: &str| -> Result<Vec<Scene>> {
             let scenes = scene::read(kit, split, &source, show)?;
             show.rest();
