@@ -25,4 +25,5 @@ mod small_process;
 mod stores;
 mod stream;
 mod strict;
+mod voc07;
 mod yfcc;

@@ -128,6 +128,16 @@ impl Network {
         Normalizer::new(&self.plan.views.mean, &self.plan.views.std, self.placement.device)
     }
 
+    /// Where it computes, and on how many threads.
+    pub(super) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Images that it takes at once.
+    pub(super) fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
     /// The layer whose features are taken; none is the clustered feature.
     pub(super) fn layer(&self) -> Option<&str> {
         self.layer.as_deref()

@@ -64,6 +64,17 @@ impl Console {
         say(text);
     }
 
+    /// As [`Console::note`], for something that is `done` of `total`, with the time that is left.
+    pub fn progress(&mut self, done: u64, total: u64, text: &str) {
+        let Some(bar) = &self.bar else {
+            self.note(&format!("{}/{} · {text}", HumanCount(done), HumanCount(total)));
+            return;
+        };
+        bar.set_length(total);
+        bar.set_position(done);
+        bar.set_message(format!("{text} · {} left", HumanDuration(bar.eta())));
+    }
+
     fn step(&mut self, record: &StepRecord) {
         let Some(bar) = &self.bar else {
             let total = self.total_steps.map(|total| format!("/{}", HumanCount(total))).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod nmi;
 mod probe;
+mod voc07;
 
 use crate::error::Result;
 
@@ -14,6 +15,8 @@ pub(super) enum Command {
     Linear(probe::ProbeArguments),
     /// Normalised mutual information of two clusterings, or of one with the labels of its samples
     Nmi(nmi::Arguments),
+    /// VOC07 classification by fine-tuning: mean average precision
+    Voc07(voc07::Arguments),
 }
 
 pub(super) fn run(command: &Command) -> Result<()> {
@@ -21,5 +24,6 @@ pub(super) fn run(command: &Command) -> Result<()> {
         Command::Knn(arguments) => probe::run_knn(arguments),
         Command::Linear(arguments) => probe::run_linear(arguments),
         Command::Nmi(arguments) => nmi::run(arguments),
+        Command::Voc07(arguments) => voc07::run(arguments),
     }
 }
