@@ -20,6 +20,7 @@ mod pipelines;
 mod resume;
 mod run;
 mod s3;
+mod segmentation;
 mod server;
 mod small_process;
 mod stores;

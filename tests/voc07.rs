@@ -29,7 +29,8 @@ pub fn kit() -> &'static Path {
     path
 }
 
-fn peer(python: &Path, arguments: &[&str]) -> String {
+/// What `ops/interop/voc.py` prints.
+pub fn peer(python: &Path, arguments: &[&str]) -> String {
     let output = Command::new(python)
         .arg(root().join("ops/interop/voc.py"))
         .args(arguments)

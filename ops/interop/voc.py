@@ -3,6 +3,7 @@
     python voc.py kit ROOT            objects and sizes of all images of the kit in ROOT, by torchvision, as JSON
     python voc.py measure FOLDER      FOLDER/in.safetensors: logits, targets, counts -> out: loss, gradient, precision
     python voc.py train FOLDER        FOLDER/in.safetensors: weight, bias, inputs, targets, counts -> out: weight, bias
+    python voc.py segment FOLDER      FOLDER/in.safetensors: images, classes, a network -> out: scores, loss, gradients of its score layers
 
 `measure` computes in float64. `train` takes a step of SGD for each of the inputs, with the settings that stand below and in the test.
 """
@@ -80,6 +81,69 @@ def train(folder):
     save_file({"weight": weight.detach(), "bias": bias.detach()}, folder / "out.safetensors")
 
 
+# Kernel, stride and padding of each convolution, and whether a pool follows.
+ALEXNET = [(11, 4, 2, True), (5, 1, 2, True), (3, 1, 1, False), (3, 1, 1, False), (3, 1, 1, True)]
+VGG16 = [(3, 1, 1, at in (1, 3, 6, 9, 12)) for at in range(13)]
+
+
+def pooled_maps(given, x, table, pool):
+    """The map after each pool."""
+    functional, found, place = torch.nn.functional, [], 0
+    for _, stride, padding, is_pooled in table:
+        conv, norm = f"features.{place}.", f"features.{place + 1}."
+        x = functional.conv2d(x, given[conv + "weight"], given[conv + "bias"], stride, padding)
+        statistics = given[norm + "running_mean"], given[norm + "running_var"]
+        x = functional.batch_norm(x, *statistics, given[norm + "weight"], given[norm + "bias"]).relu()
+        place += 3
+        if is_pooled:
+            x = functional.max_pool2d(x, *pool)
+            found.append(x)
+            place += 1
+    return found
+
+
+def triangle(side):
+    """Bilinear interpolation as a kernel, as Caffe's filler writes it."""
+    factor = (side + 1) // 2
+    centre = factor - 1 if side % 2 == 1 else factor - 0.5
+    line = 1 - (torch.arange(side) - centre).abs() / factor
+    return line[:, None] * line[None, :]
+
+
+def segment(folder):
+    functional, given = torch.nn.functional, load_file(folder / "in.safetensors")
+    scored = [name for name in given if name.startswith("score.")]
+    for name in scored:
+        given[name].requires_grad_()
+    depth = sum(name.endswith(".weight") for name in scored)
+    is_alexnet = given["features.0.weight"].shape[-1] == 11
+    table, pool, side = (ALEXNET, (3, 2), 6) if is_alexnet else (VGG16, (2, 2), 7)
+    before = 98 if is_alexnet else 99
+    padded = functional.pad(given["images"], [before, before + 32] * 2)
+    maps = pooled_maps(given, padded, table, pool)
+    x = maps[-1]
+    first = 1 if is_alexnet else 0
+    for name, kernel in ((f"classifier.{first}.", side), (f"classifier.{first + 3}.", 1)):
+        weight = given[name + "weight"]
+        weight = weight.reshape(len(weight), -1, kernel, kernel)
+        x = functional.conv2d(x, weight, given[name + "bias"]).relu()
+    x = functional.conv2d(x, given["score.0.weight"], given["score.0.bias"])
+    # Offsets of the published networks: voc-fcn-alexnet, voc-fcn32s, voc-fcn16s, voc-fcn8s.
+    for at, scale, offset in [(1, 1e-2, 5), (2, 1e-4, 9)][: depth - 1]:
+        x = functional.conv_transpose2d(x, given[f"score.{at}.upsampling"], stride=2)
+        own = functional.conv2d(maps[-1 - at] * scale, given[f"score.{at}.weight"], given[f"score.{at}.bias"])
+        x = x + own[..., offset : offset + x.shape[-2], offset : offset + x.shape[-1]]
+    kernel, stride, offset = (63, 32, 18) if is_alexnet else [(64, 32, 19), (32, 16, 27), (16, 8, 31)][depth - 1]
+    x = functional.conv_transpose2d(x, triangle(kernel).expand(21, 1, kernel, kernel), stride=stride, groups=21)
+    height, width = given["images"].shape[-2:]
+    scores = x[..., offset : offset + height, offset : offset + width]
+    loss = functional.cross_entropy(scores, given["classes"].long(), ignore_index=255)
+    loss.backward()
+    out = {"scores": scores.detach().contiguous(), "loss": loss.detach()}
+    out |= {"gradient." + name: given[name].grad for name in scored}
+    save_file(out, folder / "out.safetensors")
+
+
 if __name__ == "__main__":
     command, path = sys.argv[1], Path(sys.argv[2])
-    {"kit": kit, "measure": measure, "train": train}[command](path)
+    {"kit": kit, "measure": measure, "train": train, "segment": segment}[command](path)

@@ -64,7 +64,7 @@ impl Console {
         say(text);
     }
 
-    /// As [`Console::note`], for something that is `done` of `total`, with the time that is left.
+    /// As [`Console::note`], for something that is `done` of `total`.
     pub fn progress(&mut self, done: u64, total: u64, text: &str) {
         let Some(bar) = &self.bar else {
             self.note(&format!("{}/{} · {text}", HumanCount(done), HumanCount(total)));
@@ -72,7 +72,7 @@ impl Console {
         };
         bar.set_length(total);
         bar.set_position(done);
-        bar.set_message(format!("{text} · {} left", HumanDuration(bar.eta())));
+        bar.set_message(text.to_owned());
     }
 
     fn step(&mut self, record: &StepRecord) {

@@ -2,7 +2,9 @@
 
 mod nmi;
 mod probe;
+mod segmentation;
 mod voc07;
+mod watch;
 
 use crate::error::Result;
 
@@ -15,6 +17,8 @@ pub(super) enum Command {
     Linear(probe::ProbeArguments),
     /// Normalised mutual information of two clusterings, or of one with the labels of its samples
     Nmi(nmi::Arguments),
+    /// VOC12 segmentation by fully convolutional networks: mean intersection over union
+    Segmentation(segmentation::Arguments),
     /// VOC07 classification by fine-tuning: mean average precision
     Voc07(voc07::Arguments),
 }
@@ -24,6 +28,7 @@ pub(super) fn run(command: &Command) -> Result<()> {
         Command::Knn(arguments) => probe::run_knn(arguments),
         Command::Linear(arguments) => probe::run_linear(arguments),
         Command::Nmi(arguments) => nmi::run(arguments),
+        Command::Segmentation(arguments) => segmentation::run(arguments),
         Command::Voc07(arguments) => voc07::run(arguments),
     }
 }

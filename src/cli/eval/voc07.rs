@@ -1,17 +1,15 @@
 //! `shoal eval voc07`: fine-tunes a network on PASCAL VOC 2007 and measures how well it tells the classes apart.
 
+use super::watch::OnTerminal;
 use crate::cli::network::NetworkArguments;
 use crate::cli::{print, print_json};
 use crate::config::Arch;
 use crate::error::{Error, Result};
-use crate::evaluate::voc::classify::{Plan, Report, Settings, Step, Trained, Watch, evaluate};
+use crate::evaluate::voc::classify::{Plan, Report, Settings, Trained, evaluate};
 use crate::evaluate::voc::devkit::Devkit;
-use crate::observe::console::{Console, say};
-use crate::pipeline::start_runtime;
-use crate::pipeline::stop::Stop;
+use crate::observe::console::say;
 use serde::Serialize;
 use std::fs;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -120,19 +118,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
     let plan = Plan { threads: network.placement().decode_threads, at_once: network.batch_size(), ..plan };
 
-    let runtime = start_runtime()?;
-    let stop = Stop::default();
-    stop.on_signals(runtime.handle())?;
-    let mut watch = OnTerminal {
-        stop,
-        bar: !arguments.no_bar && std::io::stderr().is_terminal(),
-        console: None,
-        what: String::new(),
-        begun: (Instant::now(), 0),
-        total: 0,
-    };
+    let mut watch = OnTerminal::new(!arguments.no_bar)?;
     let report = evaluate(&kit, network.backbone(), &network.normalizer()?, &plan, &mut watch)?;
-    watch.console = None;
+    drop(watch);
 
     let seconds = started.elapsed().as_secs_f64();
     let found = Found { network: &network.origin, arch: arch.name(), protocol: PROTOCOL, report: &report, seconds };
@@ -217,49 +205,4 @@ fn text(found: &Found<'_>) -> String {
         found.seconds,
     ));
     lines.join("\n")
-}
-
-/// Shows progress on stderr and listens for Ctrl-C.
-struct OnTerminal {
-    stop: Stop,
-    bar: bool,
-    console: Option<Console>,
-    what: String,
-    begun: (Instant, u64),
-    total: u64,
-}
-
-impl OnTerminal {
-    fn show(&mut self, done: u64, more: &str) {
-        let rate = (done - self.begun.1) as f64 / self.begun.0.elapsed().as_secs_f64().max(1e-9);
-        let text = format!("{}{more} · {rate:.1}/s", self.what);
-        if let Some(console) = &mut self.console {
-            console.progress(done, self.total, &text);
-        }
-    }
-}
-
-impl Watch for OnTerminal {
-    fn say(&mut self, line: &str) {
-        say(line);
-    }
-
-    fn begin(&mut self, what: &str, done: u64, total: u64) {
-        // The old bar goes before the new one comes.
-        self.console = None;
-        self.console = Some(Console::new(Some(total), done, self.bar));
-        (self.what, self.begun, self.total) = (what.to_owned(), (Instant::now(), done), total);
-    }
-
-    fn trained(&mut self, step: Step) {
-        self.show(step.done, &format!(" · loss {:.3}", step.loss));
-    }
-
-    fn scored(&mut self, photographs: u64) {
-        self.show(photographs, "");
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stop.is_requested()
-    }
 }

@@ -4,11 +4,12 @@
 //! the number of its step, so that a fit that was interrupted goes on as if it had not been; on one thread, two fits of one seed
 //! are equal bit for bit.
 
+use super::Settings;
 use super::crops::Cropper;
 use super::data::Split;
 use super::network::Classifier;
-use super::{Settings, ahead};
 use crate::error::{Error, Result};
+use crate::evaluate::voc::ahead::ahead;
 use crate::model::{Backbone, Mode, Named, Normalizer, state};
 use crate::seed;
 use crate::train::optimizer::Sgd;
@@ -172,7 +173,7 @@ impl Fit {
 }
 
 /// The numbers below `count` in the order of `seed` (Fisher and Yates).
-fn order(count: usize, seed: u64) -> Vec<usize> {
+pub(in crate::evaluate::voc) fn order(count: usize, seed: u64) -> Vec<usize> {
     let mut random = ChaCha12Rng::seed_from_u64(seed::of(seed, "voc order", 0));
     let mut order: Vec<usize> = (0..count).collect();
     for last in (1..count).rev() {

@@ -106,11 +106,11 @@ fn uniform_values(seed: u64, name: &str, count: usize, bound: f64) -> Vec<f32> {
     (0..count).map(|_| (bound * unit(random.next_u32())) as f32).collect()
 }
 
-/// A number that stands for what a network has learnt: all that does not start anew.
-pub(super) fn identity(backbone: &Backbone) -> Result<String> {
+/// A number that stands for what a network has learnt, with the linear layers or without them, where they start anew.
+pub(in crate::evaluate::voc) fn identity(backbone: &Backbone, with_linear: bool) -> Result<String> {
     let mut hash = Xxh3::new();
     for (name, tensor) in backbone.parameters().into_iter().chain(backbone.buffers()) {
-        if starts_anew(&name) {
+        if starts_anew(&name) && !with_linear {
             continue;
         }
         hash.update(name.as_bytes());
@@ -177,9 +177,10 @@ mod tests {
     fn an_identity_is_of_what_was_learnt() -> Result<()> {
         let network = |seed| Backbone::random("small:rgb:32", seed, Device::Cpu, Precision::Fp32);
         let first = network(1)?;
-        assert_ne!(identity(&first)?, identity(&network(2)?)?);
+        assert_ne!(identity(&first, false)?, identity(&network(2)?, false)?);
         let twin = Classifier::new(&first, &Settings::default())?;
-        assert_eq!(identity(&first)?, identity(twin.backbone())?);
+        assert_eq!(identity(&first, false)?, identity(twin.backbone(), false)?);
+        assert_ne!(identity(&first, true)?, identity(twin.backbone(), true)?);
         Ok(())
     }
 }

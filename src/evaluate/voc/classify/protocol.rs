@@ -12,17 +12,20 @@ use super::data::Split;
 use super::fit::{Fit, Flow, Step};
 use super::network::identity;
 use super::score::{average_precisions, logits};
-use super::state::{self, Place};
 use crate::error::{Error, Result};
 use crate::evaluate::voc::devkit::{CLASSES, Devkit};
+use crate::evaluate::voc::state::{self, Place};
 use crate::model::{Backbone, Named, Normalizer};
 use serde::Serialize;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// What states of this evaluation are called.
+const KEY: &str = "voc07";
+
 /// Time between two states on disk.
-const SAVE_EVERY: Duration = Duration::from_secs(300);
+pub(in crate::evaluate::voc) const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// What to evaluate, and how.
 #[derive(Clone, Debug)]
@@ -170,14 +173,14 @@ impl Work<'_> {
     fn resume(&mut self, kit: &Devkit) -> Result<()> {
         let Some(path) = &self.plan.state else { return Ok(()) };
         self.place.of = json!({
-            "network": identity(self.pretrained)?,
+            "network": identity(self.pretrained, false)?,
             "kit": kit.root(),
             "splits": self.plan.splits,
             "select": self.plan.select,
             "skip_empty_classes": self.plan.skip_empty,
             "settings": self.plan.candidates,
         });
-        if let Some((place, tensors)) = state::read(path, &self.place.of)? {
+        if let Some((place, tensors)) = state::read(path, KEY, &self.place.of)? {
             let (trials, steps) = (place.trials.len(), place.steps);
             let before = if trials > 0 { format!(" of trial {}", trials + 1) } else { String::new() };
             self.watch.say(&format!("goes on after {steps} iterations{before}, from {}", path.display()));
@@ -189,7 +192,7 @@ impl Work<'_> {
     fn save(&mut self, fit: &Fit) -> Result<()> {
         self.place.steps = fit.done();
         match &self.plan.state {
-            Some(path) => state::write(path, &self.place, &fit.state()),
+            Some(path) => state::write(path, KEY, &self.place, &fit.state()),
             None => Ok(()),
         }
     }

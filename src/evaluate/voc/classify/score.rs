@@ -3,12 +3,13 @@
 //! In: a split and a [`Classifier`]. Out: scores `[N][20]`, then an average precision a class, over the photographs on which the class is
 //! present or absent: where all of its objects are difficult, a photograph counts neither way. A class that is present nowhere has none.
 
+use super::Settings;
 use super::crops::Cropper;
 use super::data::Split;
 use super::network::Classifier;
-use super::{Settings, ahead};
 use crate::error::{Error, Result};
 use crate::evaluate::precision::by_steps;
+use crate::evaluate::voc::ahead::ahead;
 use crate::evaluate::voc::devkit::{CLASSES, Presence};
 use crate::model::{Mode, Normalizer};
 use crate::seed;

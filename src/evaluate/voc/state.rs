@@ -1,4 +1,4 @@
-//! What is needed to go on with an evaluation that was interrupted, in one file.
+//! What is needed to go on with a fine-tuning that was interrupted, in one file.
 //!
 //! A safetensors file: weights that are trained and their momenta, and in its header what is being evaluated, the trials that are done and
 //! how many steps of the next one. It is written aside and renamed, so that one whole file is there at any time. A file of another
@@ -12,8 +12,6 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-const KEY: &str = "voc07";
-
 /// How far an evaluation is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Place {
@@ -25,12 +23,13 @@ pub(super) struct Place {
     pub(super) steps: u64,
 }
 
-pub(super) fn write(path: &Path, place: &Place, tensors: &Named) -> Result<()> {
+/// `key` is the name of the evaluation.
+pub(super) fn write(path: &Path, key: &str, place: &Place, tensors: &Named) -> Result<()> {
     let text = serde_json::to_string(place).map_err(|error| Error::data(format!("{}: {error}", path.display())))?;
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
     let aside = Path::new(&aside);
-    write_safetensors(aside, tensors, &Metadata::from([(KEY.to_owned(), text)]))?;
+    write_safetensors(aside, tensors, &Metadata::from([(key.to_owned(), text)]))?;
     fs::File::open(aside).and_then(|file| file.sync_all()).map_err(|error| Error::file("sync", aside, &error))?;
     fs::rename(aside, path).map_err(|error| Error::file("rename", aside, &error))
 }
@@ -39,14 +38,14 @@ pub(super) fn write(path: &Path, place: &Place, tensors: &Named) -> Result<()> {
 ///
 /// # Errors
 /// The file is none of these, or of an evaluation other than `of`.
-pub(super) fn read(path: &Path, of: &Value) -> Result<Option<(Place, Named)>> {
+pub(super) fn read(path: &Path, key: &str, of: &Value) -> Result<Option<(Place, Named)>> {
     if !path.exists() {
         return Ok(None);
     }
     let (tensors, metadata) = read_safetensors(path)?;
-    let place = metadata.get(KEY).and_then(|text| serde_json::from_str::<Place>(text).ok());
+    let place = metadata.get(key).and_then(|text| serde_json::from_str::<Place>(text).ok());
     let Some(place) = place else {
-        return Err(Error::data(format!("{} is no state of shoal eval voc07", path.display())));
+        return Err(Error::data(format!("{} is no state of shoal eval {key}", path.display())));
     };
     if place.of == *of {
         return Ok(Some((place, tensors)));
@@ -75,19 +74,19 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("voc.state");
         let of = json!({"lr": [0.1], "kit": "a"});
-        assert!(read(&path, &of)?.is_none());
+        assert!(read(&path, "voc07", &of)?.is_none());
         let place = Place { of: of.clone(), trials: vec![0.25], steps: 7 };
         let tensors = vec![("w".to_owned(), Tensor::from_slice(&[1.0f32, 2.0]))];
-        write(&path, &place, &Named::new())?;
-        write(&path, &place, &tensors)?;
-        let (found, weights) = read(&path, &of)?.expect("it was written");
+        write(&path, "voc07", &place, &Named::new())?;
+        write(&path, "voc07", &place, &tensors)?;
+        let (found, weights) = read(&path, "voc07", &of)?.expect("it was written");
         assert_eq!((found, &weights[0].1), (place, &tensors[0].1));
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing is left aside");
 
-        let error = read(&path, &json!({"lr": [0.2], "kit": "a"})).expect_err("another");
+        let error = read(&path, "voc07", &json!({"lr": [0.2], "kit": "a"})).expect_err("another");
         assert!(error.to_string().contains("lr was [0.1], is [0.2]") && error.hint().is_some(), "{error}");
         write_safetensors(&path, &tensors, &Metadata::new())?;
-        assert!(read(&path, &of).expect_err("no state").to_string().contains("voc.state"));
+        assert!(read(&path, "voc07", &of).expect_err("no state").to_string().contains("voc.state"));
         Ok(())
     }
 }
