@@ -165,6 +165,11 @@ impl Network {
         Normalizer::new(&self.plan.views.mean, &self.plan.views.std, self.placement.device)
     }
 
+    /// Images that it takes at once.
+    pub(super) fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
     /// The layer whose features are taken; none is the clustered feature.
     pub(super) fn layer(&self) -> Option<&str> {
         self.layer.as_deref()

@@ -3,6 +3,7 @@
 //! In go features `[N, D]` and labels; out come accuracies. [`features`] reads and writes the feature files of `shoal embed`.
 //! Everything works in blocks of rows and gives the same result for the same input.
 
+mod ahead;
 pub mod detection;
 pub mod features;
 pub mod knn;

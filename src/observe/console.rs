@@ -64,15 +64,15 @@ impl Console {
         say(text);
     }
 
-    /// Shows how much is done of something that makes no records, and a word about it.
-    pub fn advance(&mut self, done: u64, text: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            bar.set_message(text.to_owned());
+    /// As [`Console::note`], for something that is `done` of `total`.
+    pub fn progress(&mut self, done: u64, total: u64, text: &str) {
+        let Some(bar) = &self.bar else {
+            self.note(&format!("{}/{} · {text}", HumanCount(done), HumanCount(total)));
             return;
-        }
-        let total = self.total_steps.map(|total| format!("/{}", HumanCount(total))).unwrap_or_default();
-        self.note(&format!("{}{total} · {text}", HumanCount(done)));
+        };
+        bar.set_length(total);
+        bar.set_position(done);
+        bar.set_message(text.to_owned());
     }
 
     fn step(&mut self, record: &StepRecord) {

@@ -323,6 +323,6 @@ impl Watch for Show {
             (Stage::Training, None) => "iterations".to_owned(),
             (Stage::Testing, _) => "photographs searched".to_owned(),
         };
-        console.advance(done as u64, &text);
+        console.progress(done as u64, total as u64, &text);
     }
 }

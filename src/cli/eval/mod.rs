@@ -7,6 +7,9 @@ mod probes;
 mod progress;
 mod report;
 mod retrieval;
+mod segmentation;
+mod voc07;
+mod watch;
 
 use crate::cli::network::Network;
 use crate::cli::{print, print_json};
@@ -23,8 +26,12 @@ pub(super) enum Command {
     Linear(probe::ProbeArguments),
     /// Probes of every layer in one pass over the data, by SGD as in the paper's Table 1
     Probes(probes::Arguments),
-    /// Mean average precision on VOC07 after fine-tuning to find objects (Fast R-CNN)
+    /// VOC07 classification by fine-tuning: mean average precision
+    Voc07(voc07::Arguments),
+    /// VOC07 detection by fine-tuning (Fast R-CNN): mean average precision
     Detection(detection::Arguments),
+    /// VOC12 segmentation by fully convolutional networks: mean intersection over union
+    Segmentation(segmentation::Arguments),
     /// Mean average precision of finding photographs of the same building (Oxford 5k, Paris 6k) by R-MAC descriptors
     Retrieval(retrieval::Arguments),
     /// Normalised mutual information of two clusterings, or of one with the labels of its samples
@@ -38,7 +45,9 @@ pub(super) fn run(command: &Command) -> Result<()> {
         Command::Knn(arguments) => probe::run_knn(arguments),
         Command::Linear(arguments) => probe::run_linear(arguments),
         Command::Probes(arguments) => probes::run(arguments),
+        Command::Voc07(arguments) => voc07::run(arguments),
         Command::Detection(arguments) => detection::run(arguments),
+        Command::Segmentation(arguments) => segmentation::run(arguments),
         Command::Retrieval(arguments) => retrieval::run(arguments),
         Command::Nmi(arguments) => nmi::run(arguments),
         Command::Report(arguments) => report::run(arguments),

@@ -9,8 +9,9 @@
 
 use super::detector::Detector;
 use super::scene::{Scene, Sides, View};
-use super::{Stage, Watch, ahead, boxes};
+use super::{Stage, Watch, boxes};
 use crate::error::{Error, Result};
+use crate::evaluate::ahead::ahead;
 use crate::evaluate::precision::ranked;
 use crate::evaluate::voc::devkit::{Bounds, CLASSES, Devkit};
 use crate::model::state::Metadata;
@@ -99,7 +100,7 @@ impl Finder<'_> {
         let left: Vec<&Scene> = scenes.iter().filter(|scene| !done.contains_key(&scene.name)).collect();
         let (kit, sides) = (self.kit, self.sides);
         let make = move |scene| Ok((scene, Scene::view(scene, kit, sides, false)?));
-        ahead::ahead(left.into_iter(), make, |(scene, view)| {
+        ahead(left.into_iter(), make, |(scene, view)| {
             if watch.is_stopped() {
                 let snapshot = file.as_ref().map(|file| file.path.to_path_buf());
                 return Err(Error::Interrupted { snapshot });

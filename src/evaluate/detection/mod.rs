@@ -8,7 +8,6 @@
 //!
 //! What can go wrong: files that are missing or make no sense, named; a loss that diverges.
 
-mod ahead;
 pub mod boxes;
 pub mod detector;
 pub mod find;

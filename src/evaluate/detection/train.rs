@@ -11,8 +11,9 @@ use super::detector::{Detector, Trained, loss};
 use super::sampling::{self, Sample};
 use super::scene::{Scene, Sides, View};
 use super::state::State;
-use super::{Stage, Watch, ahead};
+use super::{Stage, Watch};
 use crate::error::{Error, Result};
+use crate::evaluate::ahead::ahead;
 use crate::evaluate::voc::devkit::Devkit;
 use crate::model::{Mode, Normalizer};
 use crate::seed;
@@ -124,7 +125,7 @@ impl<'a> Trainer<'a> {
         let make = move |(scene, is_mirrored): (&'a Scene, bool)| Ok((scene, scene.view(kit, sides, is_mirrored)?));
         let mut saved = Instant::now();
         let mut pending: Vec<(&Scene, View)> = Vec::with_capacity(images);
-        ahead::ahead(items, make, |viewed| {
+        ahead(items, make, |viewed| {
             pending.push(viewed);
             if pending.len() < images {
                 return Ok(true);

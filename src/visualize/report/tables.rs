@@ -46,8 +46,10 @@ pub(super) fn run(plan: &Plan, records: &[Record]) -> Vec<Block> {
 
 /// Whether two evaluations measured the same thing: the same protocol on the same data in the same way.
 pub(super) fn same(one: &Evaluation, other: &Evaluation) -> bool {
-    const TELLING: [&str; 6] = ["layer", "train", "test", "ten_crops", "images", "protocol"];
-    one.protocol == other.protocol && TELLING.iter().all(|key| one.report.get(key) == other.report.get(key))
+    const TELLING: [&str; 8] =
+        ["/layer", "/train", "/test", "/ten_crops", "/images", "/protocol", "/settings/train", "/settings/stride"];
+    let agree = |key: &&str| one.report.pointer(key) == other.report.pointer(key);
+    one.protocol == other.protocol && TELLING.iter().all(|key| agree(&key))
 }
 
 /// One section for each table that the evaluations have numbers for.
@@ -198,8 +200,11 @@ fn voc(evaluations: &[Evaluation]) -> Option<Vec<Block>> {
     let mut newest = None;
     for (place, protocol) in ["voc07", "detection", "segmentation"].into_iter().enumerate() {
         for evaluation in of(evaluations, protocol) {
-            let trains_all = evaluation.report.get("train").and_then(Value::as_str) == Some("all");
-            let measure = ["map", "mean_iu"].into_iter().find_map(|key| evaluation.report.get(key)?.as_f64());
+            let report = &evaluation.report;
+            let trained = ["/train", "/settings/train"].into_iter().find_map(|key| report.pointer(key)?.as_str());
+            let trains_all = trained == Some("all");
+            let measures = ["map", "mean_average_precision", "mean_iu"];
+            let measure = measures.into_iter().find_map(|key| report.get(key)?.as_f64());
             cells[2 * place + usize::from(trains_all)] = percent(measure, 1);
             newest = Some(evaluation);
         }

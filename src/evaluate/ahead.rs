@@ -9,7 +9,7 @@ use std::sync::mpsc::sync_channel;
 const AHEAD: usize = 4;
 
 /// Makes something of each item and hands it to `take`, in order, until there are none left or `take` says false.
-pub fn ahead<T: Send, V: Send>(
+pub(super) fn ahead<T: Send, V: Send>(
     items: impl Iterator<Item = T> + Send,
     make: impl Fn(T) -> Result<V> + Send,
     mut take: impl FnMut(V) -> Result<bool>,
