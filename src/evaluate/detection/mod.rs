@@ -1,10 +1,11 @@
 //! VOC07 detection by Fast R-CNN (paper, Tables 2 to 4; Girshick, ICCV 2015): what a pre-trained network is worth when it is
 //! fine-tuned to find objects.
 //!
-//! In: a VOC folder, object proposals, a network. Out: average precision of each class on the test split. [`scene`] reads photographs and [`proposals`]
-//! ([`matlab`] those of selective search, [`windows`] makes some where there are none), [`train`] fine-tunes a [`detector`]
-//! whose regions [`pooling`] cuts out of its maps, [`find`] lets it loose on the test split, and [`score`] measures what it
-//! found. The paper's solver files were never released: all defaults are those of the published Fast R-CNN code.
+//! In: a VOC folder, object proposals, a network. Out: average precision of each class on the test split. [`scene`] reads
+//! photographs and [`proposals`] ([`matlab`] those of selective search, [`windows`] makes some where there are none), [`train`]
+//! fine-tunes a [`detector`] whose regions [`pooling`] cuts out of its maps, [`find`] lets it loose on the test split, and
+//! [`score`] measures what it found. The paper's solver files were never released: all defaults are those of the published Fast
+//! R-CNN code.
 //!
 //! What can go wrong: files that are missing or make no sense, named; a loss that diverges.
 

@@ -1,8 +1,8 @@
 //! Where a training is: what a file needs to go on with it.
 //!
 //! In and out: one safetensors file with the weights of network and head, the momenta, and as metadata the step, the course of
-//! the loss, and the settings. A state of other settings is refused, with the first of them that differs. It is written aside, synced and renamed,
-//! so that a crash leaves the one before.
+//! the loss, and the settings. A state of other settings is refused, with the first of them that differs. It is written aside,
+//! synced and renamed, so that a crash leaves the one before.
 
 use super::detector::Detector;
 use crate::error::{Error, Result};
