@@ -172,11 +172,8 @@ impl Arguments {
         say(&format!("{} photographs in {images}, {} queries in {truth}, {whitening}", database.len(), queries.len()));
         let absent = absent(queries, database);
         if !absent.is_empty() {
-            let count = absent.len();
-            say(&format!(
-                "{count} positives are not in {images} and count as not found: {}",
-                some_of(absent.into_iter())
-            ));
+            let (count, which) = (absent.len(), some_of(absent.into_iter().map(str::to_owned)));
+            say(&format!("positives that are not in {images} and count as not found: {count} ({which})"));
         }
     }
 
@@ -217,9 +214,12 @@ impl Arguments {
         stop: &Stop,
     ) -> Result<Measured> {
         let mut left_out = Vec::new();
-        let proceed = |progress: &Progress| match stop.is_requested() {
-            true => Err(Error::Interrupted { snapshot: None }),
-            false => Ok(progress.step()),
+        let proceed = |progress: &Progress| {
+            if stop.is_requested() {
+                return Err(Error::Interrupted { snapshot: None });
+            }
+            progress.step();
+            Ok(())
         };
         let learnt = match others {
             None => None,
@@ -229,6 +229,12 @@ impl Arguments {
             }
         };
         let whitening = learnt.as_ref().map(|learnt| &learnt.whitening);
+        if let Some(Learnt { regions, whitening, .. }) = &learnt
+            && *regions <= whitening.dims()
+        {
+            let dims = whitening.dims();
+            say(&format!("warning: {regions} regions are too few to learn {dims} dimensions from: lower --dims"));
+        }
         let progress = Progress::new("photographs", images.len());
         let database = retrieval::database(looker, images, whitening, &mut left_out, || proceed(&progress))?;
         drop(progress);
@@ -361,19 +367,16 @@ fn say_left_out(left_out: &[LeftOut]) {
     if left_out.is_empty() {
         return;
     }
-    let which = left_out.iter().map(|LeftOut { image, trouble }| format!("{image} ({})", trouble.reason));
-    say(&format!(
-        "{} photographs cannot be decoded, or are cut short, and are left out: {}",
-        left_out.len(),
-        some_of(which)
-    ));
+    let which = left_out.iter().map(|LeftOut { image, trouble }| format!("{image}: {}", trouble.reason));
+    let (count, which) = (left_out.len(), some_of(which));
+    say(&format!("left out, since they cannot be decoded or are cut short: {count} ({which})"));
 }
 
 /// The first few of a list, and how many more there are.
-fn some_of(names: impl ExactSizeIterator<Item = impl Into<String>>) -> String {
+fn some_of(names: impl ExactSizeIterator<Item = String>) -> String {
     const SHOWN: usize = 20;
     let more = names.len().saturating_sub(SHOWN);
-    let mut text = names.take(SHOWN).map(Into::into).collect::<Vec<String>>().join(", ");
+    let mut text = names.take(SHOWN).collect::<Vec<_>>().join(", ");
     if more > 0 {
         text.push_str(&format!(" and {more} more"));
     }
