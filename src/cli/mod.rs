@@ -9,6 +9,7 @@ mod doctor;
 mod embed;
 mod eval;
 mod export;
+mod init;
 mod inspect;
 mod log;
 mod network;
@@ -50,6 +51,8 @@ enum Command {
     Embed(embed::Arguments),
     /// Divide a file of features into clusters; take a balanced subset.
     Cluster(cluster::Arguments),
+    /// Write a network whose first weights follow from images.
+    Init(init::Arguments),
     /// Measure a network or a clustering.
     #[command(subcommand)]
     Eval(eval::Command),
@@ -75,6 +78,7 @@ pub fn run() -> Result<()> {
         Command::Shards(command) => shards::run(&command),
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Eval(command) => eval::run(&command),
         Command::Show(command) => show::run(&command),
         Command::Export(arguments) => export::run(&arguments),
