@@ -39,6 +39,7 @@ pub mod batch;
 pub mod model;
 pub mod bank;
 pub mod cluster;
+pub mod initialize;
 pub mod train;
 pub mod snapshot;
 pub mod evaluate;

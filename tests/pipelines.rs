@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use shoal::config::{Arch, AssignerKind, Balance, Encoder, Plan, Precision, Refresh, Schedule};
+use shoal::config::{Arch, AssignerKind, Balance, Encoder, Labels, Plan, Precision, Refresh, Schedule};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")
@@ -34,7 +34,16 @@ fn every_pipeline_that_comes_with_shoal_loads() {
         Plan::load(&path, &overrides).unwrap_or_else(|error| panic!("{error}"));
         names.insert(name);
     }
-    for name in ["demo", "fashion", "yfcc100m-alexnet", "yfcc100m-vgg16", "imagenet-alexnet", "reference"] {
+    for name in [
+        "demo",
+        "fashion",
+        "fashion-supervised",
+        "yfcc100m-alexnet",
+        "yfcc100m-vgg16",
+        "imagenet-alexnet",
+        "imagenet-alexnet-supervised",
+        "reference",
+    ] {
         assert!(names.contains(name), "{name} is missing");
     }
 }
@@ -58,6 +67,17 @@ fn the_papers_pipelines_have_the_papers_numbers() {
     let epochs = Plan::load(&folder().join("imagenet-alexnet.toml"), &[]).unwrap();
     assert_eq!((epochs.cluster.refresh, epochs.cluster.every_steps), (Refresh::Full, 0));
     assert_eq!(epochs.bank.capacity, 1_281_167);
+}
+
+#[test]
+fn supervised_pipelines_differ_from_those_they_are_compared_with_by_their_labels() {
+    for (name, classes) in [("fashion", 10), ("imagenet-alexnet", 1_000)] {
+        let load = |name: &str| Plan::load(&folder().join(name).with_extension("toml"), &[]).unwrap();
+        let (ours, theirs) = (load(name), load(&format!("{name}-supervised")));
+        assert_eq!((theirs.train.labels, theirs.train.classes), (Labels::Classes, classes), "{name}");
+        assert_eq!((&ours.stream, &ours.views, &ours.model), (&theirs.stream, &theirs.views, &theirs.model), "{name}");
+        assert_eq!((ours.train.batch_size, ours.train.lr), (theirs.train.batch_size, theirs.train.lr), "{name}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const TOO_LONG: Duration = Duration::from_secs(120);
 
 /// Waits until `moment` has come or the run has ended by itself; whether it came.
-fn wait_for(child: &mut Child, moment: impl Fn() -> bool) -> bool {
+pub fn wait_for(child: &mut Child, moment: impl Fn() -> bool) -> bool {
     let started = Instant::now();
     loop {
         if moment() {
@@ -53,7 +53,7 @@ fn disturbed(folder: &Path, more: &[&str], moments: &[&dyn Fn(&Path) -> bool]) -
     steps(&run)
 }
 
-fn steps_done(run: &Path) -> u64 {
+pub fn steps_done(run: &Path) -> u64 {
     steps(run).last().map_or(0, |step| step.0)
 }
 

@@ -127,6 +127,11 @@ impl Slot {
         self.size
     }
 
+    /// Whether it has center views.
+    pub fn has_center(&self) -> bool {
+        self.center.is_some()
+    }
+
     /// Whether it has train views.
     pub fn has_train(&self) -> bool {
         self.train.is_some()

@@ -178,12 +178,13 @@ impl RunProgress {
             let filtered: u64 = step.filtered.values().sum();
             let _ = writeln!(
                 text,
-                "step {}, {} images, pass {}{}, loss {:.4}, {:.1} images/s, {lost} samples lost, {filtered} passed over",
+                "step {}, {} images, pass {}{}, loss {:.4}, {}{:.1} images/s, {lost} samples lost, {filtered} passed over",
                 step.step,
                 step.images,
                 step.pass + 1,
                 step.pass_share.map(|share| format!(" ({:.0} % of it)", 100.0 * share)).unwrap_or_default(),
                 step.loss,
+                step.accuracy.map(|accuracy| format!("accuracy {:.1} %, ", 100.0 * accuracy)).unwrap_or_default(),
                 step.images_per_s
             );
         }

@@ -9,6 +9,7 @@ mod doctor;
 mod embed;
 mod eval;
 mod export;
+mod init;
 mod inspect;
 mod log;
 mod network;
@@ -53,6 +54,8 @@ enum Command {
     Cluster(cluster::Arguments),
     /// Train with every combination of some settings, and measure each run.
     Sweep(sweep::Arguments),
+    /// Write a network whose first weights follow from images.
+    Init(init::Arguments),
     /// Measure a network or a clustering.
     #[command(subcommand)]
     Eval(eval::Command),
@@ -79,6 +82,7 @@ pub fn run() -> Result<()> {
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Eval(command) => eval::run(&command),
         Command::Show(command) => show::run(&command),
         Command::Export(arguments) => export::run(&arguments),

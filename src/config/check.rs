@@ -5,7 +5,10 @@
 
 use crate::shards::metadata::LICENCES;
 
-use super::{Arch, AssignerKind, Balance, Encoder, Plan, Refresh, Schedule};
+use super::{Arch, AssignerKind, Balance, Encoder, HeadRenewal, Labels, Plan, Refresh, Schedule};
+
+/// Classes that a head may have: more are numbers that were never meant to be counted from 0.
+pub(crate) const MOST_CLASSES: usize = 1_000_000;
 
 /// A value that is out of its range, or at odds with another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +26,10 @@ impl Plan {
         self.check_stream(&mut checks);
         self.check_fetch(&mut checks);
         self.check_views(&mut checks);
-        self.check_labels(&mut checks);
+        match self.train.labels {
+            Labels::Clusters => self.check_clusters(&mut checks),
+            Labels::Classes => self.check_classes(&mut checks),
+        }
         self.check_train(&mut checks);
         self.check_rest(&mut checks);
         self.check_filter(&mut checks);
@@ -124,8 +130,33 @@ impl Plan {
         });
     }
 
-    fn check_labels(&self, checks: &mut Checks) {
+    /// Keys of `[bank]` and `[cluster]` mean nothing where classes are learnt, and are not looked at then.
+    fn check_classes(&self, checks: &mut Checks) {
+        let train = &self.train;
+        checks.require(train.classes == 0 || (2..=MOST_CLASSES).contains(&train.classes), &["train.classes"], || {
+            format!(
+                "train.classes = {} must be from 2 to {MOST_CLASSES}, or 0 to learn it from the list",
+                train.classes
+            )
+        });
+        checks.require(train.classes > 0 || !self.stream.follow, &["train.classes", "stream.follow"], || {
+            "train.classes = 0 reads the whole list for its labels, and with stream.follow = true it has no end".into()
+        });
+        checks.require(train.balance != Balance::Sample, &["train.balance", "train.labels"], || {
+            "train.balance = \"sample\" draws over clusters: with train.labels = \"classes\" every image counts alike".into()
+        });
+        checks.require(train.head == HeadRenewal::Reset, &["train.head", "train.labels"], || {
+            let head = train.head.name();
+            format!("train.head = \"{head}\" is for renewed labels: with train.labels = \"classes\" the head is never renewed")
+        });
+    }
+
+    fn check_clusters(&self, checks: &mut Checks) {
         let (bank, cluster) = (&self.bank, &self.cluster);
+        checks.require(self.train.classes == 0, &["train.classes", "train.labels"], || {
+            let classes = self.train.classes;
+            format!("train.classes = {classes} is a choice of train.labels = \"classes\": cluster.k is the number of clusters")
+        });
         checks.at_least("cluster.k", cluster.k, 2);
         checks.require(bank.capacity >= cluster.k, &["bank.capacity", "cluster.k"], || {
             let (capacity, k) = (bank.capacity, cluster.k);

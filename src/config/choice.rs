@@ -145,6 +145,15 @@ choice! {
     }
 }
 choice! {
+    /// What the network learns to predict.
+    Labels {
+        /// The clusters of its own features (paper, section 3.2).
+        Clusters = "clusters",
+        /// The classes of the stream (`.cls`): supervised training, the top line of the paper's tables.
+        Classes = "classes",
+    }
+}
+choice! {
     /// How large clusters are kept from drowning small ones (paper, section 3.3, "trivial parametrization").
     Balance {
         /// Weights the loss of a sample by the inverse size of its cluster, bounded.

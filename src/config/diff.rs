@@ -55,6 +55,8 @@ const FIXED: &[(&str, &str)] = &[
     ("cluster.refresh", LABELS),
     ("cluster.overlap", LABELS),
     ("cluster.overlap_steps", LABELS),
+    ("train.labels", LABELS),
+    ("train.classes", WEIGHTS),
     ("train.balance", "a window of batches is drawn anew after a restart, by the rule it was drawn before"),
     ("train.balance_window", "a window of batches is drawn anew after a restart, by the rule it was drawn before"),
     ("filter.min_side", CHOSEN),

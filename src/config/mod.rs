@@ -15,6 +15,7 @@ mod load;
 mod plan;
 mod set;
 
+pub(crate) use check::MOST_CLASSES;
 pub use check::Problem;
 pub use choice::*;
 pub use diff::Change;

@@ -311,13 +311,17 @@ impl ClusterPlan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainPlan {
+    /// What the network learns to predict.
+    pub labels: Labels,
+    /// With `labels = "classes"`: how many there are, numbered from 0; 0 learns it from the list, which is read once for that.
+    pub classes: usize,
     /// Photographs a step.
     pub batch_size: usize,
     /// Steps until the run is done; 0 goes on until told to stop.
     pub steps: u64,
     /// Learning rate; the paper's 0.05 for a batch of 256.
     pub lr: f64,
-    /// Momentum of the network; the head has none, as in the paper's code.
+    /// Momentum of the network; a head of clusters has none, as in the paper's code.
     pub momentum: f64,
     /// L2 penalty.
     pub weight_decay: f64,
@@ -344,6 +348,8 @@ pub struct TrainPlan {
 impl Default for TrainPlan {
     fn default() -> Self {
         Self {
+            labels: Labels::Clusters,
+            classes: 0,
             batch_size: 256,
             steps: 0,
             lr: 0.05,
@@ -359,6 +365,13 @@ impl Default for TrainPlan {
             head: HeadRenewal::Reset,
             temperature: 0.1,
         }
+    }
+}
+
+impl TrainPlan {
+    /// With `labels = "classes"`: how many there are, where it is known.
+    pub fn known_classes(&self) -> Option<usize> {
+        (self.labels == Labels::Classes && self.classes > 0).then_some(self.classes)
     }
 }
 

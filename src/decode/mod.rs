@@ -45,6 +45,7 @@ pub struct Decoder {
     cropping: bool,
     filter: Filter,
     licences: Option<Arc<Licences>>,
+    classes: Option<usize>,
     counters: Arc<Counters>,
 }
 
@@ -117,6 +118,7 @@ impl Decoder {
             cropping: true,
             filter: Filter::default(),
             licences: None,
+            classes: None,
             counters: Arc::default(),
         }
     }
@@ -154,6 +156,12 @@ impl Decoder {
     /// Center views of one photograph.
     pub fn centers(&self) -> usize {
         self.augment.count()
+    }
+
+    /// Loses samples without a class from 0 to `classes` - 1, before they are decoded: nothing can be learnt from them.
+    #[must_use]
+    pub fn with_classes(self, classes: Option<usize>) -> Self {
+        Self { classes, ..self }
     }
 
     /// Side of the views, in pixels.
@@ -202,6 +210,9 @@ impl Decoder {
     ) -> Result<Decoded, Rejection> {
         if let Some(licences) = &self.licences {
             licences.judge(&sample.meta.shard, &sample.meta.key)?;
+        }
+        if let Some(classes) = self.classes {
+            check_class(sample.meta.class, classes)?;
         }
         let mut clock = Clock::start(&self.counters);
         let kinds = [center.is_some().then_some(Kind::Center), train.is_some().then_some(Kind::Train)];
@@ -329,6 +340,15 @@ impl Decoder {
 }
 
 /// Refuses an image that could not be decoded before: after all that its header and the settings decide.
+fn check_class(class: Option<i64>, classes: usize) -> Result<(), Trouble> {
+    let what = match class {
+        Some(class) if usize::try_from(class).is_ok_and(|class| class < classes) => return Ok(()),
+        Some(class) => format!("class {class}, where train.classes = {classes}"),
+        None => "no class".to_owned(),
+    };
+    Err(Trouble::new(Reason::Unlabelled, what))
+}
+
 fn check_known(known: Option<Reason>) -> Result<(), Trouble> {
     known.map_or(Ok(()), |reason| Err(Trouble::new(reason, "as when it was read before")))
 }

@@ -9,6 +9,7 @@
 //! Errors: a size too small for the strides, images that do not fit, states that do not fit (all named), libtorch's
 //! own. Grad mode is the caller's business: under `tch::no_grad_guard()` nothing is recorded.
 
+mod affine;
 mod alexnet;
 mod head;
 pub(crate) mod init;
@@ -23,6 +24,7 @@ pub mod state;
 mod taps;
 mod vgg;
 
+pub use affine::{Affine, Sweep};
 pub use head::Head;
 pub use init::Named;
 pub use input::Normalizer;
@@ -155,15 +157,20 @@ impl Backbone {
             return Err(Error::usage(format!("images must be [B, 3, H, W], found {shape:?}")));
         }
         let pass = Pass { mode, precision: self.precision };
-        let input = match &self.sobel {
-            Some(sobel) => sobel.forward(images)?,
-            None => images.shallow_clone(),
-        };
+        let input = self.front(images)?;
         let output = match &self.body {
             Body::Plain(body) => body.forward(&input, pass, taps)?,
             Body::ResNet(body) => body.forward(&input, pass, taps)?,
         };
         Ok(output.f_to_kind(Kind::Float)?)
+    }
+
+    /// What the first convolution sees.
+    fn front(&self, images: &Tensor) -> Result<Tensor> {
+        match &self.sobel {
+            Some(sobel) => sobel.forward(images),
+            None => Ok(images.shallow_clone()),
+        }
     }
 
     /// Names of the layers, from the image up.

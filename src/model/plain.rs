@@ -5,6 +5,7 @@
 //! norm, ReLU and pool (`features.N`), or for its dropout, linear and ReLU (`classifier.N`).
 
 use crate::error::{Error, Result};
+use crate::model::affine::{Affine, Sweep};
 use crate::model::init::{Builder, ConvShape};
 use crate::model::layers::{BatchNorm2d, Conv2d, Linear, Pass};
 use crate::model::taps::Taps;
@@ -75,10 +76,47 @@ struct ConvBlock {
     norm: BatchNorm2d,
 }
 
+impl ConvBlock {
+    /// Convolution, norm, ReLU.
+    fn activate(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        Ok(self.norm.forward(&self.conv.forward(x, pass)?, pass)?.f_relu()?)
+    }
+
+    /// The pool after it, where there is one.
+    fn pool(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(Pool { kernel, stride, padding }) = self.row.pool else { return Ok(x.shallow_clone()) };
+        Ok(x.f_max_pool2d([kernel; 2], [stride; 2], [padding; 2], [1, 1], false)?)
+    }
+
+    fn affine(&self) -> Result<Affine> {
+        let ConvRow { name, kernel, stride, padding, .. } = self.row;
+        let bias = self.conv.bias.as_ref().ok_or_else(|| Error::device(format!("{name} has no bias")))?;
+        Ok(Affine {
+            name,
+            weight: self.conv.weight.shallow_clone(),
+            bias: bias.shallow_clone(),
+            statistics: Some((self.norm.running_mean.shallow_clone(), self.norm.running_var.shallow_clone())),
+            sweep: Some(Sweep { kernel, stride, padding }),
+        })
+    }
+}
+
 #[derive(Debug)]
 struct FcBlock {
     row: FcRow,
     linear: Linear,
+}
+
+impl FcBlock {
+    fn affine(&self) -> Affine {
+        Affine {
+            name: self.row.name,
+            weight: self.linear.weight.shallow_clone(),
+            bias: self.linear.bias.shallow_clone(),
+            statistics: None,
+            sweep: None,
+        }
+    }
 }
 
 /// A table with weights.
@@ -122,20 +160,45 @@ impl Plain {
     pub(super) fn forward(&self, images: &Tensor, pass: Pass, taps: &mut Taps<'_>) -> Result<Tensor> {
         let mut x = images.shallow_clone();
         for block in &self.convs {
-            x = block.norm.forward(&block.conv.forward(&x, pass)?, pass)?.f_relu()?;
+            x = block.activate(&x, pass)?;
             if taps.offer(block.row.name, &x) {
                 return Ok(x);
             }
-            if let Some(Pool { kernel, stride, padding }) = block.row.pool {
-                x = x.f_max_pool2d([kernel; 2], [stride; 2], [padding; 2], [1, 1], false)?;
-            }
+            x = block.pool(&x)?;
         }
-        if let Some(side) = self.average_to {
-            x = x.f_adaptive_avg_pool2d([side; 2])?;
-        }
-        x = x.f_flatten(1, -1)?;
+        x = self.flatten(&x)?;
         self.check_width(&x, images)?;
         self.connect(&x, pass, taps)
+    }
+
+    /// What the affine layer at `position`, counted over convolutions and linear layers, sees of `images`.
+    pub(super) fn input_of(&self, images: &Tensor, position: usize, pass: Pass) -> Result<Tensor> {
+        let mut x = images.shallow_clone();
+        for block in self.convs.iter().take(position) {
+            x = block.pool(&block.activate(&x, pass)?)?;
+        }
+        let Some(before) = position.checked_sub(self.convs.len()) else { return Ok(x) };
+        x = self.flatten(&x)?;
+        self.check_width(&x, images)?;
+        for block in self.fcs.iter().take(before) {
+            x = block.linear.forward(&x, pass.kind())?.f_relu()?;
+        }
+        Ok(x)
+    }
+
+    /// The affine layers, from the image up.
+    pub(super) fn affines(&self) -> Result<Vec<Affine>> {
+        let convs = self.convs.iter().map(ConvBlock::affine);
+        convs.chain(self.fcs.iter().map(|block| Ok(block.affine()))).collect()
+    }
+
+    /// Last maps to rows of what the first linear layer takes.
+    fn flatten(&self, maps: &Tensor) -> Result<Tensor> {
+        let maps = match self.average_to {
+            Some(side) => maps.f_adaptive_avg_pool2d([side; 2])?,
+            None => maps.shallow_clone(),
+        };
+        Ok(maps.f_flatten(1, -1)?)
     }
 
     /// The linear layers alone: flattened last maps `[B, W]` to features `[B, D]`.

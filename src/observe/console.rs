@@ -164,6 +164,9 @@ fn step_text(record: &StepRecord) -> String {
     let waiting = if seconds > 0.0 { 100.0 * record.wait_data_s / seconds } else { 0.0 };
     let lost: u64 = record.losses.values().sum();
     let mut text = format!("{:.0} images/s · loss {:.3}", record.images_per_s, record.loss);
+    if let Some(accuracy) = record.accuracy {
+        text.push_str(&format!(" · accuracy {:.1} %", 100.0 * accuracy));
+    }
     if let Some(next) = record.next_cycle {
         text.push_str(&format!(" · cycle in {}", HumanCount(next.saturating_sub(record.step))));
     }
@@ -228,6 +231,7 @@ mod tests {
             train_s: 0.13,
             label_entropy: 7.0,
             largest_share: 0.01,
+            accuracy: None,
             losses: BTreeMap::from([("corrupt".into(), 1_000), ("too_large".into(), 234)]),
             filtered: BTreeMap::from([("too_small".into(), 20)]),
             pass: 1,
@@ -243,6 +247,13 @@ mod tests {
             step_text(&record()),
             "812 images/s · loss 5.312 · cycle in 2,660 · pass 2: 34 % · wait 5 % · lost 1,234 · filtered 20"
         );
+    }
+
+    #[test]
+    fn a_step_of_supervised_training_says_how_many_are_right() {
+        let supervised = StepRecord { accuracy: Some(0.8125), next_cycle: None, ..record() };
+        let text = step_text(&supervised);
+        assert!(text.starts_with("812 images/s · loss 5.312 · accuracy 81.2 % · pass 2: 34 %"), "{text}");
     }
 
     #[test]

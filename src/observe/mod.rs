@@ -117,7 +117,7 @@ impl Observer {
 fn step_events(events: &mut EventFile, record: &StepRecord) -> Result<()> {
     let lost: u64 = record.losses.values().sum();
     let filtered: u64 = record.filtered.values().sum();
-    let values = [
+    let mut values = vec![
         ("train/loss", record.loss),
         ("train/lr", record.lr),
         ("labels/entropy", record.label_entropy),
@@ -130,6 +130,7 @@ fn step_events(events: &mut EventFile, record: &StepRecord) -> Result<()> {
         ("stream/lost", lost as f64),
         ("stream/filtered", filtered as f64),
     ];
+    values.extend(record.accuracy.map(|accuracy| ("train/accuracy", accuracy)));
     events.scalars(record.step, &values)
 }
 

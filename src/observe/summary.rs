@@ -22,6 +22,8 @@ pub struct Summary {
     pub images: u64,
     /// Clusterings.
     pub cycles: u64,
+    /// Where classes are learnt: the share of the last images whose class had the highest logit.
+    pub accuracy: Option<f64>,
     /// Snapshots written.
     pub snapshots: u64,
     /// Alarms raised.
@@ -119,6 +121,7 @@ impl Summary {
         self.stages.wait += steps as f64 * record.wait_data_s;
         self.stages.assign += steps as f64 * record.assign_s;
         self.stages.train += steps as f64 * record.train_s;
+        self.accuracy = record.accuracy;
         self.losses.clone_from(&record.losses);
         self.filtered.clone_from(&record.filtered);
     }
@@ -151,7 +154,10 @@ impl fmt::Display for Summary {
         let mut rows = vec![
             ("images", format!("{} ({rate:.0} a second)", HumanCount(self.images))),
             ("steps", format!("{} (the run is at {})", HumanCount(self.steps), HumanCount(self.last_step))),
-            ("cycles", HumanCount(self.cycles).to_string()),
+            match self.accuracy {
+                Some(accuracy) => ("accuracy", format!("{:.1} % of the last images trained on", 100.0 * accuracy)),
+                None => ("cycles", HumanCount(self.cycles).to_string()),
+            },
             ("snapshots", HumanCount(self.snapshots).to_string()),
         ];
         if self.alarms > 0 {
@@ -212,6 +218,7 @@ mod tests {
             train_s: train,
             label_entropy: 1.0,
             largest_share: 0.1,
+            accuracy: None,
             losses: BTreeMap::from([("corrupt".into(), step / 10), ("bomb".into(), 1)]),
             filtered: BTreeMap::from([("too_small".into(), 20)]),
             pass: 0,

@@ -64,7 +64,7 @@ impl Encoding<'_> {
                 Next::End => return Ok(()),
                 Next::Stopped => return Err(Error::Interrupted { snapshot: None }),
             };
-            each(&batch.samples, &self.encode(&normalizer.prepare(&batch.center)?)?)?;
+            each(&batch.samples, &self.encode(&normalizer.prepare(batch.center_views()?)?)?)?;
         }
     }
 

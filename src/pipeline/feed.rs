@@ -6,7 +6,7 @@
 use super::guard::{guard, stage_error};
 use super::stop::Stop;
 use crate::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
-use crate::config::Plan;
+use crate::config::{Duplicates, Labels, Plan};
 use crate::decode::{CenterCrops, Counters, Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample};
@@ -45,8 +45,16 @@ pub struct FeedPlan {
     pub train_views: bool,
     /// Batches that the trainer holds at once.
     pub held: usize,
-    /// Which rules of `[filter]` hold, and with any of them `filter.licences`.
+    /// Which rules of `[filter]` hold, and with any of them `filter.licences` and that classes are needed where they are learnt.
     pub filters: Filters,
+}
+
+/// The center views that a run has a use for: to cluster, or for those rules of `[filter]` that look at their pixels.
+pub fn wanted_center_views(plan: &Plan) -> Option<CenterCrops> {
+    let filter = &plan.filter;
+    let looks_at_pixels =
+        filter.uniform > 0.0 || filter.duplicates != Duplicates::Off || !filter.placeholders.is_empty();
+    (plan.train.labels == Labels::Clusters || looks_at_pixels).then_some(CenterCrops::Middle)
 }
 
 /// Which rules of `[filter]` hold.
@@ -117,7 +125,8 @@ impl Feed {
             Filters::None => decoder,
             Filters::Alone | Filters::All(_) => {
                 let licences = Licences::open(&plan.filter)?;
-                decoder.with_filter(Filter::new(&plan.filter)).with_licences(licences)
+                let decoder = decoder.with_filter(Filter::new(&plan.filter)).with_licences(licences);
+                decoder.with_classes(plan.train.known_classes())
             }
         };
         let sieve = match feed.filters {

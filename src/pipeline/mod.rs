@@ -7,9 +7,11 @@
 //! What can go wrong: everything that a stage reports; the first error ends the run, and what the last snapshot holds is
 //! kept.
 
+mod classes;
 pub mod encode;
 pub mod feed;
 pub mod find;
+pub mod gather;
 mod guard;
 pub mod probing;
 pub mod run_folder;
@@ -51,7 +53,8 @@ use tokio::runtime::Runtime;
 /// [`Error::Interrupted`] after Ctrl-C or SIGTERM, with the snapshot that was written.
 pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     let store = Store::open(folder, &plan.snapshot)?;
-    run_folder::settle_plan(plan, folder)?;
+    let mut plan = classes::of_run(plan, folder)?;
+    run_folder::settle_plan(&plan, folder)?;
     let placement = place(&plan.device)?;
     set_threads(&placement);
     tracing::info!("device {:?}: {}", placement.device, placement.reason);
@@ -62,6 +65,11 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     let runtime = start_runtime()?;
     let stop = Stop::default();
     stop.on_signals(runtime.handle())?;
+    if classes::are_unknown(&plan) {
+        plan.train.classes = classes::count(&plan, &list, &runtime, &stop)?;
+        run_folder::settle_plan(&plan, folder)?;
+    }
+    let plan = &plan;
 
     let mut ledger = Ledger::open(&folder.join("ledger.jsonl"), &plan.stream)?;
     if plan.stream.index == Indexing::Auto {
@@ -83,7 +91,7 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         passes: Passes::Endless,
         start: standing.cursor.clone(),
         batch_size: plan.train.batch_size,
-        center_views: Some(CenterCrops::Middle),
+        center_views: feed::wanted_center_views(plan),
         train_views: true,
         held: trainer.block_len(),
         filters: Filters::All(standing.remembered.clone()),
@@ -255,8 +263,7 @@ impl Run<'_> {
     fn next_block(&mut self) -> Result<Option<Vec<DeviceBatch>>> {
         self.activity.enter(Stage::Wait, "");
         let started = Instant::now();
-        let filling = self.trainer.clustering().is_none();
-        let wanted = if filling { 1 } else { self.trainer.block_len() };
+        let wanted = if self.trainer.has_labels() { self.trainer.block_len() } else { 1 };
         let mut block = Vec::with_capacity(wanted);
         while block.len() < wanted {
             match self.feed.next(&self.stop)? {
@@ -272,7 +279,7 @@ impl Run<'_> {
     /// Gives a block to the trainer: for the bank before the first clustering, to train on after it.
     fn take(&mut self, mut block: Vec<DeviceBatch>) -> Result<()> {
         let before = self.trainer.progress().step;
-        if self.trainer.clustering().is_none() {
+        if !self.trainer.has_labels() {
             self.activity.enter(Stage::Assign, "for the bank");
             for batch in &block {
                 self.trainer.fill(batch)?;

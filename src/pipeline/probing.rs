@@ -312,8 +312,8 @@ impl Run<'_> {
             return Ok(None);
         }
         let pixels = match classes.len() == batch.samples.len() {
-            true => batch.center.shallow_clone(),
-            false => batch.center.f_index_select(0, &Tensor::f_from_slice(&places)?.f_to_device(device)?)?,
+            true => batch.center_views()?.shallow_clone(),
+            false => batch.center_views()?.f_index_select(0, &Tensor::f_from_slice(&places)?.f_to_device(device)?)?,
         };
         let rows = self.rows(&self.normalizer.prepare(&pixels)?)?;
         Ok(Some((rows, Tensor::f_from_slice(&classes)?.f_to_device(device)?)))

@@ -12,13 +12,22 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Keys that differ from the earlier session's, where a run cannot change them.
 pub fn settle_plan(plan: &Plan, folder: &Path) -> Result<()> {
-    let path = folder.join("pipeline.toml");
-    if path.is_file() && !snapshot::folders(folder)?.is_empty() {
-        Plan::load(&path, &[])?.ensure_run_can_go_on(plan, folder)?;
+    if let Some(so_far) = plan_so_far(folder)? {
+        so_far.ensure_run_can_go_on(plan, folder)?;
     }
+    let path = folder.join("pipeline.toml");
     let aside = folder.join(".pipeline.toml.tmp");
     fs::write(&aside, plan.to_toml()?).map_err(|error| Error::file("write", &aside, &error))?;
     fs::rename(&aside, &path).map_err(|error| Error::file("write", &path, &error))
+}
+
+/// The plan of the run so far, where an earlier session has left snapshots.
+pub(super) fn plan_so_far(folder: &Path) -> Result<Option<Plan>> {
+    let path = folder.join("pipeline.toml");
+    if !path.is_file() || snapshot::folders(folder)?.is_empty() {
+        return Ok(None);
+    }
+    Plan::load(&path, &[]).map(Some)
 }
 
 /// The folder of the assignments of each cycle, made if it is not there.

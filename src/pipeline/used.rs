@@ -6,12 +6,11 @@
 //! the order cannot be gone over again (that of arrival, a list that is followed, or one that is another by now), the whole list
 //! counts, judged sample by sample ([`Extent`] says so). Costs: the decoding of what was used, on all cores.
 
-use super::feed::{Feed, FeedPlan, Filters, Next};
+use super::feed::{Feed, FeedPlan, Filters, Next, wanted_center_views};
 use super::start_runtime;
 use super::stop::Stop;
 use crate::batch::Standing;
 use crate::config::{DeviceKind, DevicePlan, FetchPlan, Order, Plan, StreamPlan};
-use crate::decode::CenterCrops;
 use crate::error::Result;
 use crate::ingest::{self, Cursor, Opening, Passes, SampleMeta};
 use crate::shards::{Ledger, ShardList};
@@ -87,7 +86,7 @@ impl UsedByRun {
             start: Cursor::default(),
             // as in the run, so that batches end where its batches ended, and see the damage that its batches saw
             batch_size: self.plan.train.batch_size,
-            center_views: Some(CenterCrops::Middle),
+            center_views: wanted_center_views(&self.plan),
             train_views: true,
             held: 1,
             filters: match in_order {

@@ -84,6 +84,8 @@ vocabulary! {
         ChecksumMismatch = "checksum_mismatch",
         /// The directory at the end of a zip names other members than were found before it.
         DirectoryMismatch = "directory_mismatch",
+        /// No class (`.cls`), or one beyond `train.classes`, where classes are what is learnt.
+        Unlabelled = "unlabelled",
     }
 }
 

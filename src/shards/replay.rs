@@ -275,9 +275,14 @@ impl Retry<'_> {
         }
     }
 
-    /// Whether a sample can be used. One that a filter does not want can.
+    /// Whether a sample can be used. One that a filter does not want can; one that was lost for want of a class needs one.
     fn examine(&self, sample: &ShardSample) -> Result<(), Trouble> {
+        let lacked_class =
+            |target: &Target| target.loss.offset == sample.offset && target.loss.reason == Reason::Unlabelled;
         match (self.judge)(sample) {
+            Ok(_) if sample.class.is_none() && self.targets.iter().any(lacked_class) => {
+                Err(Trouble::new(Reason::Unlabelled, "no class"))
+            }
             Ok(_) | Err(Rejection::Filtered(_)) => Ok(()),
             Err(Rejection::Lost(trouble)) => Err(trouble),
         }

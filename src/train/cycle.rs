@@ -38,6 +38,7 @@ impl Trainer {
     pub fn cycle_due(&self, next_pass: Option<u64>) -> bool {
         let every = self.plan.cluster.every_steps;
         match self.progress.clustered_at {
+            _ if !self.learns_clusters() => false,
             _ if self.progress.beside_since.is_some() => false,
             None if self.plan.cluster.refresh == Refresh::Rolling => self.bank_is_ready(),
             None => true,
@@ -64,11 +65,11 @@ impl Trainer {
         let compared = COMPARED_ROWS.max(COMPARED_ROWS_A_CLUSTER * self.plan.cluster.k);
         let before = match &self.clustering {
             Some(clustering) if self.bank.len() < compared => {
-                Some(clustering.assign(&self.encode(self.labeller(), &batch.center)?)?.0)
+                Some(clustering.assign(&self.encode(self.labeller()?, batch.center_views()?)?)?.0)
             }
             _ => None,
         };
-        let features = self.encode(&self.student, &batch.center)?;
+        let features = self.encode(&self.student, batch.center_views()?)?;
         self.push(&batch.samples, before.as_ref(), &features)
     }
 
@@ -81,7 +82,7 @@ impl Trainer {
             ))
             .with_hint("raise bank.capacity to the length of the list (`shoal shards check` counts it)"));
         }
-        let features = self.encode(&self.student, &batch.center)?;
+        let features = self.encode(&self.student, batch.center_views()?)?;
         self.push(&batch.samples, None, &features)
     }
 
@@ -95,7 +96,7 @@ impl Trainer {
         let rows = Rows { labels: &labels, ..self.bank.view()? };
         let found = cluster::fit(&rows, &self.plan.cluster, self.cycle_seed(), self.device)?;
         if self.plan.cluster.assigner == AssignerKind::Frozen {
-            self.assigner.copy_from(&self.student)?;
+            self.assigner()?.copy_from(&self.student)?;
         }
         let bank_age = self.bank.mean_age(self.progress.step);
         let took = started.elapsed();
@@ -145,7 +146,7 @@ impl Trainer {
         let beside = self.beside.take().ok_or_else(|| Error::device("no clustering is under way"))?;
         let (bank_age, stood) = (beside.bank_age, beside.stood);
         let (found, encoder, took) = beside.finish()?;
-        self.assigner.copy_from(&encoder)?;
+        self.assigner()?.copy_from(&encoder)?;
         self.progress.beside_since = None;
         let outcome = self.install(found, Told { bank_age, took: took + stood, stood: stood + started.elapsed() });
         self.interval.skip(started.elapsed());
@@ -244,7 +245,15 @@ impl Trainer {
         Head::prototypes(&projection, &origin, &clustering.centroids, self.plan.train.temperature)
     }
 
-    /// A head with the optimiser that it has: without momentum.
+    /// The head where classes are learnt, one output each: trained as the network is.
+    pub(super) fn head_of_classes(&self, classes: usize) -> Result<(Head, Sgd)> {
+        let (dim, precision) = (self.student.feature_dim(), self.plan.device.precision);
+        let head = Head::new(dim, classes as i64, seed::of(self.plan.stream.seed, "head", 0), self.device, precision)?;
+        let optimizer = Sgd::new(head.parameters(), self.plan.train.momentum, self.plan.train.weight_decay)?;
+        Ok((head, optimizer))
+    }
+
+    /// A head of clusters with the optimiser that it has: without momentum.
     pub(super) fn with_optimizer(&self, head: Head) -> Result<(Head, Sgd)> {
         let optimizer = Sgd::new(head.parameters(), 0.0, self.plan.train.weight_decay)?;
         Ok((head, optimizer))

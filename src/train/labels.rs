@@ -1,6 +1,6 @@
-//! Pseudo-labels for the samples that pass by.
+//! Labels for the samples that pass by: clusters, or the classes of the stream.
 //!
-//! A label is the nearest centroid of the sample's center view, encoded by the assigner: a
+//! With `train.labels = "classes"` they come with the samples, and the decoders have let none pass that lacks one. Otherwise a label is the nearest centroid of the sample's center view, encoded by the assigner: a
 //! copy of the student frozen at the last clustering. Labels of a live student chase themselves into one cluster; that
 //! choice is kept to show it. With `refresh = "full"` labels are those of the last full clustering, by id, as in the
 //! paper; a batch with a sample that was not in the list then is encoded.
@@ -22,6 +22,21 @@ pub fn look_up(known: &LabelsById, samples: &[SampleMeta], device: Device) -> Re
         labels.push(i64::from(*label));
     }
     Ok(Some(Tensor::f_from_slice(&labels)?.f_to_device(device)?))
+}
+
+/// `[B]` classes of `samples`, as the stream has them.
+pub fn of_classes(samples: &[SampleMeta], device: Device) -> Result<Tensor> {
+    let mut labels = Vec::with_capacity(samples.len());
+    for sample in samples {
+        let lacks = || Error::data(format!("{} of {} has no class to learn", sample.key, sample.shard));
+        labels.push(sample.class.ok_or_else(lacks)?);
+    }
+    Ok(Tensor::f_from_slice(&labels)?.f_to_device(device)?)
+}
+
+/// How many of `[B]` labels have the highest of their `[B, k]` logits: a scalar of i64, where they are.
+pub fn hits(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    Ok(logits.f_detach()?.f_argmax(1, false)?.f_eq_tensor(labels)?.f_sum(Kind::Int64)?)
 }
 
 /// Mean over the batch of the cross-entropy, each row times its weight: the loss of one step, a scalar.
@@ -61,6 +76,14 @@ mod tests {
         assert!((plain - expected).abs() < 1e-6);
         assert!((ones - expected).abs() < 1e-6);
         assert!((first_only - 1.9644_f64).abs() < 1e-3, "{first_only}"); // ln(e^1 + e^2 + e^.5) - .5
+        Ok(())
+    }
+
+    #[test]
+    fn a_hit_is_a_label_with_the_highest_logit() -> Result<()> {
+        let logits = Tensor::from_slice2(&[[1f32, 2.0, 0.5], [0.1, -3.0, 2.0], [4.0, 0.0, 3.9]]);
+        assert_eq!(hits(&logits, &Tensor::from_slice(&[1i64, 2, 2]))?.int64_value(&[]), 2);
+        assert_eq!(hits(&logits, &Tensor::from_slice(&[0i64, 0, 1]))?.int64_value(&[]), 0);
         Ok(())
     }
 

@@ -5,7 +5,8 @@
 //! writes files of a run except through [`Trainer::capture`] and [`Trainer::restore`].
 //!
 //! A step (paper, sections 3.2 and 4.3): the assigner encodes the center views, the nearest centroids are the labels, the student
-//! learns them from the train views.
+//! learns them from the train views. With `train.labels = "classes"` the classes of the stream are the labels: there is no assigner,
+//! the bank stays empty, no cycle is ever due, and the head is one for the whole run.
 
 pub mod balance;
 pub mod labels;
@@ -23,7 +24,7 @@ mod seen;
 use crate::bank::{Bank, Projection};
 use crate::cluster::Clustering;
 use crate::cluster::assignments::Assignments;
-use crate::config::{AssignerKind, Balance, Encoder, Plan, Refresh};
+use crate::config::{AssignerKind, Balance, Encoder, Labels, Plan, Refresh};
 use crate::error::{Error, Result};
 use crate::ingest::SampleMeta;
 use crate::model::{Backbone, Head, Mode, Normalizer};
@@ -49,7 +50,8 @@ pub struct Trainer {
     device: Device,
     normalizer: Normalizer,
     student: Backbone,
-    assigner: Backbone,
+    /// None where classes are learnt.
+    assigner: Option<Backbone>,
     optimizer: Sgd,
     head: Option<(Head, Sgd)>,
     bank: Bank,
@@ -68,13 +70,15 @@ impl Trainer {
     pub fn new(plan: &Plan, placement: &Placement) -> Result<Self> {
         let device = placement.device;
         let student = Backbone::new(&plan.model, plan.views.size, plan.stream.seed, device, plan.device.precision)?;
-        let assigner = student.duplicate()?;
+        let learns_clusters = plan.train.labels == Labels::Clusters;
+        let assigner = learns_clusters.then(|| student.duplicate()).transpose()?;
         let optimizer = Sgd::new(student.parameters(), plan.train.momentum, plan.train.weight_decay)?;
         let (dim, dims) = (student.feature_dim() as usize, plan.bank.projection);
         let projection_seed = seed::of(plan.stream.seed, "projection", 0);
         let projection = (dims > 0).then(|| Projection::new(dim, dims, projection_seed, device)).transpose()?;
-        let bank = Bank::new(plan.bank.capacity, if dims > 0 { dims } else { dim })?;
-        Ok(Self {
+        let capacity = if learns_clusters { plan.bank.capacity } else { 1 };
+        let bank = Bank::new(capacity, if dims > 0 { dims } else { dim })?;
+        let mut trainer = Self {
             plan: plan.clone(),
             device,
             normalizer: Normalizer::new(&plan.views.mean, &plan.views.std, device)?,
@@ -91,7 +95,11 @@ impl Trainer {
             beside: None,
             progress: Progress::default(),
             interval: Interval::default(),
-        })
+        };
+        if let Some(classes) = plan.train.known_classes() {
+            trainer.head = Some(trainer.head_of_classes(classes)?);
+        }
+        Ok(trainer)
     }
 
     /// Where the run is.
@@ -102,6 +110,11 @@ impl Trainer {
     /// The network being trained.
     pub fn student(&self) -> &Backbone {
         &self.student
+    }
+
+    /// Whether there is something to learn: from the beginning with classes, after the first clustering with clusters.
+    pub fn has_labels(&self) -> bool {
+        self.head.is_some()
     }
 
     /// The last clustering.
@@ -129,7 +142,7 @@ impl Trainer {
 
     /// Before the first clustering: encodes a batch for the bank, without training.
     pub fn fill(&mut self, batch: &DeviceBatch) -> Result<()> {
-        let features = self.encode(&self.assigner, &batch.center)?;
+        let features = self.encode(self.assigner()?, batch.center_views()?)?;
         self.push(&batch.samples, None, &features)?;
         self.progress.pass = batch.samples.iter().map(|sample| sample.pass).max().unwrap_or(0);
         Ok(())
@@ -151,7 +164,7 @@ impl Trainer {
             Balance::Sample => self.train_balanced(block, &labels)?,
             Balance::Weight | Balance::None => {
                 for (batch, labels) in block.iter().zip(&labels) {
-                    let images = train_views(batch)?;
+                    let images = batch.train_views()?;
                     let features = self.step(images, labels)?;
                     self.progress.add_ids(batch.samples.iter());
                     if self.fills_from_training() {
@@ -167,7 +180,7 @@ impl Trainer {
 
     /// Steps over a window of batches whose samples are drawn uniformly over clusters (paper, section 3.3).
     fn train_balanced(&mut self, block: &[DeviceBatch], labels: &[Tensor]) -> Result<()> {
-        let images: Vec<&Tensor> = block.iter().map(train_views).collect::<Result<_>>()?;
+        let images: Vec<&Tensor> = block.iter().map(DeviceBatch::train_views).collect::<Result<_>>()?;
         let images = Tensor::f_cat(&images, 0)?;
         let labels = Tensor::f_cat(labels, 0)?;
         let samples: Vec<_> = block.iter().flat_map(|batch| &batch.samples).collect();
@@ -208,16 +221,26 @@ impl Trainer {
         Ok((self.interval.close(&mut self.progress, lr, next_cycle, losses, filtered), labels))
     }
 
+    fn learns_clusters(&self) -> bool {
+        self.plan.train.labels == Labels::Clusters
+    }
+
+    fn assigner(&self) -> Result<&Backbone> {
+        self.assigner.as_ref().ok_or_else(|| Error::device("classes are learnt without an assigner"))
+    }
+
     /// Who gives labels between two clusterings.
-    fn labeller(&self) -> &Backbone {
+    fn labeller(&self) -> Result<&Backbone> {
         match self.plan.cluster.assigner {
-            AssignerKind::Frozen => &self.assigner,
-            AssignerKind::Live => &self.student,
+            AssignerKind::Frozen => self.assigner(),
+            AssignerKind::Live => Ok(&self.student),
         }
     }
 
     fn fills_from_training(&self) -> bool {
-        self.plan.cluster.refresh == Refresh::Rolling && self.plan.bank.encoder == Encoder::Train
+        self.learns_clusters()
+            && self.plan.cluster.refresh == Refresh::Rolling
+            && self.plan.bank.encoder == Encoder::Train
     }
 
     /// `[B, D]` features of uint8 pixels as the bank keeps them, in evaluation mode, without a graph.
@@ -241,12 +264,15 @@ impl Trainer {
         self.bank.push(&ids, &classes, labels.as_deref(), features, self.progress.step)
     }
 
-    /// `[B]` labels of a batch; with `refresh = "rolling"` its features go to the bank on the way.
+    /// `[B]` labels of a batch: its classes, or its clusters. With `refresh = "rolling"` its features go to the bank on the way.
     fn label(&mut self, batch: &DeviceBatch) -> Result<Tensor> {
+        if !self.learns_clusters() {
+            return labels::of_classes(&batch.samples, self.device);
+        }
         if let Some(labels) = labels::look_up(&self.labels_by_id, &batch.samples, self.device)? {
             return Ok(labels);
         }
-        let features = self.encode(self.labeller(), &batch.center)?;
+        let features = self.encode(self.labeller()?, batch.center_views()?)?;
         let clustering = self.clustering.as_ref().ok_or_else(no_labels)?;
         let (labels, _) = clustering.assign(&features)?;
         if self.plan.cluster.refresh != Refresh::Rolling {
@@ -255,7 +281,7 @@ impl Trainer {
         match self.plan.bank.encoder {
             Encoder::Assigner => self.push(&batch.samples, Some(&labels), &features)?,
             Encoder::Student => {
-                let features = self.encode(&self.student, &batch.center)?;
+                let features = self.encode(&self.student, batch.center_views()?)?;
                 self.push(&batch.samples, Some(&labels), &features)?;
             }
             Encoder::Train => {} // its features come with the training pass
@@ -274,18 +300,18 @@ impl Trainer {
         self.optimizer.zero_grad();
         head_optimizer.zero_grad();
         let features = self.student.forward(&images, Mode::Train)?;
-        let loss = labels::loss(&head.logits(&features)?, labels, sample_weights.as_ref())?;
+        let logits = head.logits(&features)?;
+        let loss = labels::loss(&logits, labels, sample_weights.as_ref())?;
         loss.f_backward()?;
         self.optimizer.step(lr)?;
         head_optimizer.step(lr)?;
         self.progress.step += 1;
         self.interval.add_loss(loss.f_detach()?);
+        if !self.learns_clusters() {
+            self.interval.add_hits(labels::hits(&logits, labels)?);
+        }
         Ok(features.f_detach()?)
     }
-}
-
-fn train_views(batch: &DeviceBatch) -> Result<&Tensor> {
-    batch.train.as_ref().ok_or_else(|| Error::device("a batch for training has no train views"))
 }
 
 fn no_labels() -> Error {

@@ -1,7 +1,8 @@
 //! SGD with momentum as named tensors, so that a snapshot can hold it.
 //!
-//! The network has one optimiser for the whole run, momentum included; the head has one without momentum that is made
-//! anew with it, as in the paper's code. Weights must be leaves that need gradients.
+//! The network has one optimiser for the whole run, momentum included. A head of clusters has one without momentum that is made
+//! anew with it, as in the paper's code; a head of classes, which is never renewed, has one like the network's. Weights must be
+//! leaves that need gradients.
 
 use crate::error::{Error, Result};
 use crate::torch::{SgdSettings, fused_sgd};

@@ -37,6 +37,9 @@ pub struct Progress {
     pub ids: u64,
     /// Labels since the last record, by cluster.
     pub label_counts: BTreeMap<i64, u64>,
+    /// Labels since the last record that had the highest logit, where classes are learnt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hits: Option<u64>,
 }
 
 impl Progress {
@@ -64,6 +67,7 @@ pub struct Times {
 #[derive(Debug)]
 pub struct Interval {
     losses: Vec<Tensor>,
+    hits: Vec<Tensor>,
     labels: Vec<Tensor>,
     labels_read: Vec<i64>,
     started: Instant,
@@ -76,6 +80,7 @@ impl Default for Interval {
     fn default() -> Self {
         Self {
             losses: Vec::new(),
+            hits: Vec::new(),
             labels: Vec::new(),
             labels_read: Vec::new(),
             started: Instant::now(),
@@ -97,6 +102,11 @@ impl Interval {
         self.losses.push(loss);
     }
 
+    /// How many labels of one step had the highest logit: a scalar.
+    pub fn add_hits(&mut self, hits: Tensor) {
+        self.hits.push(hits);
+    }
+
     /// Whether no step has been added since the last read.
     pub fn is_empty(&self) -> bool {
         self.losses.is_empty()
@@ -110,6 +120,11 @@ impl Interval {
         let started = Instant::now();
         let losses = Vec::<f64>::try_from(Tensor::f_stack(&self.losses, 0)?.f_to_kind(Kind::Double)?)?;
         let labels = Vec::<i64>::try_from(Tensor::f_cat(&self.labels, 0)?)?;
+        if !self.hits.is_empty() {
+            let hits = Tensor::f_stack(&self.hits, 0)?.f_sum(Kind::Int64)?;
+            *progress.hits.get_or_insert(0) += hits.f_int64_value(&[])? as u64;
+            self.hits.clear();
+        }
         self.losses.clear();
         self.labels.clear();
         for loss in losses {
@@ -154,6 +169,7 @@ impl Interval {
             train_s: self.times.train.as_secs_f64() / steps,
             label_entropy: agreement::entropy(&counts),
             largest_share: largest as f64 / labels.max(1) as f64,
+            accuracy: progress.hits.map(|hits| hits as f64 / labels.max(1) as f64),
             losses,
             filtered,
             pass: progress.pass,
@@ -165,6 +181,7 @@ impl Interval {
         progress.steps = 0;
         progress.ids = 0;
         progress.label_counts.clear();
+        progress.hits = None;
         *self = Self::default();
         record
     }

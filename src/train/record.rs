@@ -36,7 +36,7 @@ pub struct StepRecord {
     pub step: u64,
     /// Images trained on since the run began.
     pub images: u64,
-    /// Cross-entropy against the pseudo-labels, in nats.
+    /// Cross-entropy against the labels, in nats.
     pub loss: f64,
     /// Learning rate of the last step.
     pub lr: f64,
@@ -50,8 +50,12 @@ pub struct StepRecord {
     pub train_s: f64,
     /// Entropy of the new labels, in nats.
     pub label_entropy: f64,
-    /// Share of the new labels in their largest cluster.
+    /// Share of the new labels in their largest cluster, or class.
     pub largest_share: f64,
+    /// Where classes are learnt: the share of the images trained on whose class had the highest logit, as they were trained on, with
+    /// crops and dropout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// Samples lost since the run began, by reason: in passes, and in encodings of the list for a clustering.
     pub losses: BTreeMap<String, u64>,
     /// Samples passed over on purpose since the run began, up to the last one trained on, by rule.

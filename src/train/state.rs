@@ -3,11 +3,11 @@
 //! | file | what |
 //! |---|---|
 //! | `model.safetensors` | the student, in the names of the published checkpoints |
-//! | `assigner.safetensors` | the frozen copy that labels |
+//! | `assigner.safetensors` | the frozen copy that labels; none where classes are learnt |
 //! | `encoder.safetensors` | the network that encoded the bank, where it is being clustered beside training |
-//! | `head.safetensors` | the classifier of this cycle; none where it is the centroids |
-//! | `optimizer.safetensors` | momenta by the names of their weights |
-//! | `bank.arrow` | id, step, class, label, feature (f16) of every row; no row where the next cycle fills it anew |
+//! | `head.safetensors` | the classifier of this cycle, or of classes; none where it is the centroids |
+//! | `optimizer.safetensors` | momenta by the names of their weights, with those of a head of classes |
+//! | `bank.arrow` | id, step, class, label, feature (f16) of every row; no row where the next cycle fills it anew, no file where classes are learnt |
 //! | `clusters.safetensors` | whitening and centroids |
 //! | `assignments.arrow` | id and cluster, with `refresh = "full"` |
 //! | `seen.arrow` | images that the rules on duplicates know, oldest first; none where there are none |
@@ -62,11 +62,14 @@ impl Position {
 /// What a reader of `model.safetensors` alone has to know.
 fn model_metadata(trainer: &Trainer) -> Result<BTreeMap<String, String>> {
     let mut metadata = trainer.student.metadata();
-    let views = serde_json::to_string(&trainer.plan.views)
-        .map_err(|error| Error::data(format!("cannot describe the views: {error}")))?;
-    metadata.insert("views".into(), views);
+    metadata.insert("views".into(), views_metadata(&trainer.plan.views)?);
     metadata.insert("step".into(), trainer.progress.step.to_string());
     Ok(metadata)
+}
+
+/// What [`views_of`] reads, to stand under `views` in a header.
+pub fn views_metadata(views: &ViewsPlan) -> Result<String> {
+    serde_json::to_string(views).map_err(|error| Error::data(format!("cannot describe the views: {error}")))
 }
 
 /// The views that the network of a `model.safetensors` was trained on, from its header.
@@ -82,7 +85,7 @@ type TensorFile = (&'static str, Vec<(String, Tensor)>, BTreeMap<String, String>
 pub struct Saved {
     files: Vec<TensorFile>,
     assignments: Option<Arc<Assignments>>,
-    bank: Capture,
+    bank: Option<Capture>,
     remembered: Remembered,
     position: Position,
 }
@@ -96,7 +99,9 @@ impl Saved {
         if let Some(assignments) = &self.assignments {
             assignments.write(&folder.join("assignments.arrow"))?;
         }
-        self.bank.write(&folder.join("bank.arrow"))?;
+        if let Some(bank) = self.bank {
+            bank.write(&folder.join("bank.arrow"))?;
+        }
         if !self.remembered.is_empty() {
             seen::write(&folder.join("seen.arrow"), &self.remembered)?;
         }
@@ -125,9 +130,11 @@ impl Trainer {
         let none = BTreeMap::new;
         let mut files = vec![
             ("model.safetensors", copies(self.student.state()?)?, model_metadata(self)?),
-            ("assigner.safetensors", copies(self.assigner.state()?)?, self.assigner.metadata()),
-            ("optimizer.safetensors", copies(self.optimizer.state())?, none()),
+            ("optimizer.safetensors", copies(self.momenta())?, none()),
         ];
+        if let Some(assigner) = &self.assigner {
+            files.push(("assigner.safetensors", copies(assigner.state()?)?, assigner.metadata()));
+        }
         if let Some(beside) = &self.beside {
             // Nothing writes to it.
             files.push(("encoder.safetensors", beside.encoder.state()?, beside.encoder.metadata()));
@@ -144,10 +151,16 @@ impl Trainer {
         Ok(Saved {
             files,
             assignments: self.full_assignments.clone(),
-            bank: self.bank.capture()?,
+            bank: self.learns_clusters().then(|| self.bank.capture()).transpose()?,
             remembered: standing.remembered.clone(),
             position: Position { cursor, progress: self.progress.clone(), filtered },
         })
+    }
+
+    /// The momenta of the network, and of the head where it has some.
+    fn momenta(&self) -> Vec<(String, Tensor)> {
+        let head = self.head.as_ref().map(|(_, optimizer)| optimizer.state());
+        self.optimizer.state().into_iter().chain(head.into_iter().flatten()).collect()
     }
 
     /// A step can overflow after its loss was measured: such weights must not pass for a good snapshot.
@@ -168,10 +181,17 @@ impl Trainer {
         let standing = Standing { cursor: position.cursor, filtered: position.filtered, remembered };
         let read = |name: &str| state::read_safetensors(&folder.join(name)).map(|(tensors, _)| tensors);
         self.student.load_state(&read("model.safetensors")?)?;
-        self.assigner.load_state(&read("assigner.safetensors")?)?;
-        self.optimizer.load_state(&read("optimizer.safetensors")?)?;
-        self.bank = Bank::read(&folder.join("bank.arrow"), self.plan.bank.capacity)?;
+        let momenta = read("optimizer.safetensors")?;
+        self.optimizer.load_state(&momenta)?;
         self.progress = position.progress;
+        if !self.learns_clusters() {
+            let (head, optimizer) = self.head.as_mut().ok_or_else(super::no_labels)?;
+            state::copy_into(&head.parameters(), &read("head.safetensors")?)?;
+            optimizer.load_state(&momenta)?;
+            return Ok(standing);
+        }
+        self.assigner()?.load_state(&read("assigner.safetensors")?)?;
+        self.bank = Bank::read(&folder.join("bank.arrow"), self.plan.bank.capacity)?;
         if self.progress.clustered_at.is_none() {
             return Ok(standing);
         }

@@ -6,7 +6,7 @@
 //! again after all work that was queued before its batch was dropped.
 
 use crate::batch::{Batch, BatchEnd, Slot};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ingest::SampleMeta;
 use crate::torch::cuda::{Event, SideStream, copy_without_waiting};
 use std::collections::VecDeque;
@@ -21,8 +21,8 @@ pub const IN_FLIGHT: usize = 2;
 /// The tensors are good for work that is queued while the batch lives: afterwards their memory is written again.
 #[derive(Debug)]
 pub struct DeviceBatch {
-    /// `[B, S, S, 3]` uint8: center views; where a photograph has ten, `[10 B, S, S, 3]`.
-    pub center: Tensor,
+    /// `[B, S, S, 3]` uint8: center views, where the stream gives them; where a photograph has ten, `[10 B, S, S, 3]`.
+    pub center: Option<Tensor>,
     /// `[B, S, S, 3]` uint8: train views, where the stream gives them.
     pub train: Option<Tensor>,
     /// What each row is.
@@ -49,10 +49,28 @@ struct Loan;
 /// Room for the views of one batch on the device, `[rows, S, S, 3]` uint8 each.
 #[derive(Debug)]
 struct DeviceMemory {
-    center: Tensor,
+    center: Option<Tensor>,
     train: Option<Tensor>,
     /// It may be written once this has passed.
     used_until: Event,
+}
+
+impl DeviceBatch {
+    /// `[B, S, S, 3]` uint8: center views.
+    ///
+    /// # Errors
+    /// The stream gives none.
+    pub fn center_views(&self) -> Result<&Tensor> {
+        self.center.as_ref().ok_or_else(|| Error::device("a batch to be encoded has no center views"))
+    }
+
+    /// `[B, S, S, 3]` uint8: train views.
+    ///
+    /// # Errors
+    /// The stream gives none.
+    pub fn train_views(&self) -> Result<&Tensor> {
+        self.train.as_ref().ok_or_else(|| Error::device("a batch for training has no train views"))
+    }
 }
 
 impl Uploader {
@@ -63,7 +81,7 @@ impl Uploader {
 
     /// Brings a batch to the device; does not wait for the copy.
     pub fn upload(&mut self, batch: Batch) -> Result<DeviceBatch> {
-        let center = batch.center()?;
+        let center = if batch.slot.has_center() { Some(batch.center()?) } else { None };
         let train = if batch.slot.has_train() { Some(batch.train()?) } else { None };
         let Batch { slot, samples, end } = batch;
         if self.device == Device::Cpu {
@@ -81,10 +99,11 @@ impl Uploader {
             copy_without_waiting(view, &room)?;
             Ok(room)
         };
-        let (center, train) = stream.run(|| {
-            let train = train.as_ref().zip(memory.train.as_ref()).map(|(view, room)| copy(view, room)).transpose()?;
-            Ok((copy(&center, &memory.center)?, train))
-        })?;
+        let copy_if_there = |view: &Option<Tensor>, room: &Option<Tensor>| {
+            view.as_ref().zip(room.as_ref()).map(|(view, room)| copy(view, room)).transpose()
+        };
+        let (center, train) =
+            stream.run(|| Ok((copy_if_there(&center, &memory.center)?, copy_if_there(&train, &memory.train)?)))?;
         let copied = stream.record()?;
         copied.hold_back_current()?;
         self.copying.push_back((copied, slot));
@@ -126,8 +145,11 @@ impl Uploader {
 impl DeviceMemory {
     fn new(slot: &Slot, device: Device) -> Result<Self> {
         let side = i64::from(slot.size());
-        let room = |views| Tensor::f_empty([(slot.rows() * views) as i64, side, side, 3], (Kind::Uint8, device));
-        let (center, train) = (room(slot.centers())?, slot.has_train().then(|| room(1)).transpose()?);
+        let room = |views: usize| {
+            let shape = [(slot.rows() * views) as i64, side, side, 3];
+            (views > 0).then(|| Tensor::f_empty(shape, (Kind::Uint8, device))).transpose()
+        };
+        let (center, train) = (room(slot.centers())?, room(usize::from(slot.has_train()))?);
         // libtorch may give memory out again that work on its own stream still reads.
         Ok(Self { center, train, used_until: Event::record()? })
     }

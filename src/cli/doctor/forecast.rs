@@ -6,7 +6,7 @@
 
 use super::probe::{Probe, probe};
 use super::{Check, checks};
-use crate::config::{Balance, Plan};
+use crate::config::{Balance, Labels, Plan};
 use crate::decode::{DecodeStats, Decoder, Format, read_jpeg, sniff};
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Mode, Normalizer};
@@ -169,7 +169,10 @@ impl Trial {
         let slots = (held + IN_FLIGHT + OTHER_SLOTS) as u64 * plan.train.batch_size as u64 * side * side * 3 * 2;
         let shuffle = (plan.stream.shuffle as f64 * self.mean_bytes) as u64;
         let buffer = (plan.stream.buffer_mib as u64) << 20;
-        let bank = plan.bank.capacity as u64 * self.feature_dim * 2;
+        let bank = match plan.train.labels {
+            Labels::Clusters => plan.bank.capacity as u64 * self.feature_dim * 2,
+            Labels::Classes => 0,
+        };
         let needed = slots + shuffle + buffer + bank;
         let value = format!(
             "{} beside the network: batches {}, shuffle buffer {}, read ahead {}, bank {}",
@@ -235,7 +238,7 @@ fn decode(plan: &Plan, probe: &Probe, threads: usize) -> Result<(DecodeStats, f6
     Ok((decoder.counters().read(), images as f64 / started.elapsed().as_secs_f64(), pixels))
 }
 
-/// Images a second through a forward pass of the assigner and a forward and backward pass of the student; and the length
+/// Images a second through a forward pass of the assigner, where there is one, and a forward and backward pass of the student; and the length
 /// of a feature. Optimiser, clustering and snapshots are left out.
 fn train(plan: &Plan, placement: &Placement) -> Result<(f64, u64)> {
     let device = placement.device;
@@ -247,7 +250,9 @@ fn train(plan: &Plan, placement: &Placement) -> Result<(f64, u64)> {
     let pixels = Tensor::f_randint(256, [rows as i64, side, side, 3], (Kind::Uint8, device))?;
     let step = || -> Result<()> {
         let images = normalizer.prepare(&pixels)?;
-        let _features = tch::no_grad(|| network.forward(&images, Mode::Eval))?;
+        if plan.train.labels == Labels::Clusters {
+            let _features = tch::no_grad(|| network.forward(&images, Mode::Eval))?;
+        }
         let loss = network.forward(&images, Mode::Train)?.f_mean(Kind::Float)?;
         loss.f_backward()?;
         loss.f_double_value(&[])?; // waits for the device
