@@ -20,6 +20,7 @@ shuffle = 40
 [views]
 size = 28
 resize = 28
+area = [0.5, 1.0]
 [model]
 arch = "small"
 dropout = 0.1
@@ -102,7 +103,7 @@ fn classes_are_learnt_and_records_say_how_well() {
         records(&run, "step").iter().map(|step| step["accuracy"].as_f64().expect("an accuracy")).collect();
     assert!(accuracies.iter().all(|accuracy| (accuracy * 16.0).fract() == 0.0), "sixteenths: {accuracies:?}");
     let last = accuracies[70..].iter().sum::<f64>() / 20.0;
-    assert!(last > 0.4, "{last} of ten classes, which images of two epochs give easily");
+    assert!(last > 0.3, "{last} of ten classes after six passes");
 
     let latest = run.join("latest");
     for name in ["model", "head", "optimizer"] {
@@ -170,7 +171,8 @@ fn the_head_is_trained_with_momentum_and_weight_decay_from_its_seed() {
     }
     // Rows of the gradient of a cross-entropy sum to 0 over classes: what is left of the momentum is decay alone.
     let start = double(head.parameters()[0].1.shallow_clone());
-    let decay = (0.5 * (0.9 * &start + weight(1))).sum_dim_intlist(0, false, Kind::Double);
+    let decayed = (&start * 0.9 + weight(1)) * 0.5;
+    let decay = decayed.sum_dim_intlist(0, false, Kind::Double);
     let left = momentum(2).sum_dim_intlist(0, false, Kind::Double);
     assert!(left.allclose(&decay, 1e-3, 1e-4, false), "{left} {decay}");
 }

@@ -3,12 +3,12 @@
 //! In: the inputs of a layer. Out: its weights, in place, of any scale, since that is set afterwards. Some ten thousand patches are drawn, as many of
 //! each image, at places that a chunk of images has in common; a linear layer has one patch an image, its whole input.
 //!
-//! Principal components are as many as patches and their entries allow; centroids are of whitened patches of length one (spherical
-//! k-means), taken back through the whitening, and need two patches a filter. Filters beyond stay as they were drawn: linear layers
+//! Principal components are as many as patches and their entries allow; centroids are of patches whitened in as many directions as
+//! there are filters, of length one (spherical k-means), taken back through the whitening, and need two patches a filter. Filters beyond stay as they were drawn: linear layers
 //! with more outputs than there are images keep most or all of their random weights.
 
 use super::{Method, Source};
-use crate::cluster::kmeans::{self, Options};
+use crate::cluster::kmeans::{self, Options, Seeding};
 use crate::cluster::whiten::Whitening;
 use crate::error::{Error, Result};
 use crate::model::{Affine, Sweep};
@@ -20,8 +20,6 @@ use tch::Tensor;
 const PATCHES: i64 = 10_000;
 /// Patches that a centroid needs.
 const PATCHES_A_CENTROID: i64 = 2;
-/// Directions that are whitened: more of them are noise of so many patches.
-const DIRECTIONS: usize = 512;
 
 /// `[P, D]`: windows of the inputs of a layer, each laid out as a filter is.
 pub(super) struct Patches {
@@ -58,9 +56,10 @@ impl Patches {
             Method::Rescale => return Ok(0),
             Method::Kmeans if patches < PATCHES_A_CENTROID * outputs => return Ok(0),
             Method::Kmeans => {
-                let whitening = self.whitening(affine.name, DIRECTIONS)?;
+                let whitening = self.whitening(affine.name, outputs as usize)?;
                 let points = whitening.apply_all(&self.rows)?;
-                let options = Options { k: outputs as usize, seed, spherical: true, ..Options::default() };
+                let (k, seeding) = (outputs as usize, Seeding::PlusPlus);
+                let options = Options { k, seed, seeding, spherical: true, ..Options::default() };
                 kmeans::cluster(&points, None, options)?.centroids.f_matmul(whitening.projection())?
             }
             // Rows of the projection are principal components, scaled.

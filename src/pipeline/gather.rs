@@ -66,7 +66,11 @@ impl Gathering<'_> {
             let first_pass = batch.samples.iter().take_while(|sample| sample.pass == 0).count();
             let wanted = first_pass.min(self.count - found);
             if wanted > 0 {
-                chunks.push(batch.center()?.f_narrow(0, 0, wanted as i64)?.f_copy()?);
+                // the batch's own memory is written again
+                let views = batch.center()?.f_narrow(0, 0, wanted as i64)?;
+                let mut copy = views.f_empty_like()?;
+                copy.f_copy_(&views)?;
+                chunks.push(copy);
             }
             found += wanted;
             tell(found);

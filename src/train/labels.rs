@@ -1,9 +1,9 @@
 //! Labels for the samples that pass by: clusters, or the classes of the stream.
 //!
-//! With `train.labels = "classes"` they come with the samples, and the decoders have let none pass that lacks one. Otherwise a label is the nearest centroid of the sample's center view, encoded by the assigner: a
-//! copy of the student frozen at the last clustering. Labels of a live student chase themselves into one cluster; that
-//! choice is kept to show it. With `refresh = "full"` labels are those of the last full clustering, by id, as in the
-//! paper; a batch with a sample that was not in the list then is encoded.
+//! With `train.labels = "classes"` they come with the samples, and the decoders have let none pass that lacks one. Otherwise a label
+//! is the nearest centroid of the sample's center view, encoded by the assigner: a copy of the student frozen at the last clustering.
+//! Labels of a live student chase themselves into one cluster; that choice is kept to show it. With `refresh = "full"` labels are
+//! those of the last full clustering, by id, as in the paper; a batch with a sample that was not in the list then is encoded.
 
 use crate::error::{Error, Result};
 use crate::ingest::SampleMeta;
