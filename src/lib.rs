@@ -41,6 +41,7 @@ pub mod bank;
 pub mod cluster;
 pub mod train;
 pub mod snapshot;
+pub mod export;
 pub mod evaluate;
 pub mod visualize;
 pub mod observe;

@@ -4,6 +4,7 @@
 mod cluster;
 mod commands;
 mod damage;
+mod export;
 mod faults;
 mod filters;
 mod hedge;
