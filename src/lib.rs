@@ -42,6 +42,7 @@ pub mod cluster;
 pub mod initialize;
 pub mod train;
 pub mod snapshot;
+pub mod export;
 pub mod evaluate;
 pub mod visualize;
 pub mod observe;

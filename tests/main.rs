@@ -5,6 +5,7 @@ mod cluster;
 mod commands;
 mod damage;
 mod detection;
+mod export;
 mod faults;
 mod filters;
 mod hedge;

@@ -66,9 +66,8 @@ def alexnet(with_sobel, size):
         *block(384, 384, 3, padding=1),
         *block(384, 256, 3, padding=1), pool(),
     )  # fmt: skip
-    assert size == 224
     classifier = nn.Sequential(
-        nn.Dropout(0.5), nn.Linear(256 * 6 * 6, 4096), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4096, 4096)
+        nn.Dropout(0.5), nn.Linear(width(features, with_sobel, size), 4096), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4096, 4096)
     )
     relus = {"conv1": "features.2", "conv2": "features.6", "conv5": "features.16", "fc6": "classifier.2"}
     return Network(features, classifier, with_sobel), relus
@@ -82,10 +81,30 @@ def vgg16(with_sobel, size):
             continue
         features += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
         inputs = outputs
-    assert size == 224
-    classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 4096), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4096, 4096))
+    features = nn.Sequential(*features)
+    fc6 = nn.Linear(width(features, with_sobel, size), 4096)
+    classifier = nn.Sequential(fc6, nn.ReLU(), nn.Dropout(0.5), nn.Linear(4096, 4096))
     relus = {"conv1_1": "features.2", "conv3_3": "features.22", "conv5_3": "features.42", "fc6": "classifier.1"}
-    return Network(nn.Sequential(*features), classifier, with_sobel), relus
+    return Network(features, classifier, with_sobel), relus
+
+
+def small(with_sobel, size):
+    features, inputs = [], 2 if with_sobel else 3
+    for outputs, kernel, stride, pooled in [(32, 5, 2, False), (64, 3, 1, True), (128, 3, 1, True), (256, 3, 1, False)]:
+        features += [nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)]
+        features += [nn.BatchNorm2d(outputs), nn.ReLU()]
+        features += [nn.MaxPool2d(kernel_size=3, stride=2, padding=1)] if pooled else []
+        inputs = outputs
+    # a module that averages has no tensors, hence may follow the last place
+    features = nn.Sequential(*features, nn.AdaptiveAvgPool2d(2))
+    relus = {"conv1": "features.2", "conv4": "features.13"}
+    return Network(features, nn.Sequential(nn.Dropout(0.5), nn.Linear(256 * 2 * 2, 256)), with_sobel), relus
+
+
+def width(features, with_sobel, size):
+    """What the maps of one image flatten to."""
+    with torch.no_grad():
+        return features.eval()(torch.zeros(1, 2 if with_sobel else 3, size, size)).numel()
 
 
 def resnet(build):
@@ -104,6 +123,7 @@ def resnet(build):
 NETWORKS = {
     "alexnet": alexnet,
     "vgg16": vgg16,
+    "small": small,
     "resnet18": resnet(torchvision.models.resnet18),
     "resnet50": resnet(torchvision.models.resnet50),
 }
@@ -159,13 +179,8 @@ def same(name, ours, theirs):
 def publish(folder):
     torch.manual_seed(1)
     network, _ = alexnet(with_sobel=True, size=224)
+    spread_out(network)
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.uniform_(-0.2, 0.2)
-                module.running_mean.uniform_(-0.1, 0.1)
-                module.running_var.uniform_(0.2, 0.5)
         images = torch.randn(2, 3, 224, 224)
         features = network.eval()(images)
     state = {
@@ -176,6 +191,17 @@ def publish(folder):
     state["top_layer.weight"], state["top_layer.bias"] = torch.randn(10, 4096), torch.zeros(10)
     save_file(state, folder / "published.safetensors")
     save_file({"images": images, "features": features}, folder / "io.safetensors")
+
+
+def spread_out(network):
+    """Statistics and scales that differ, so that no two tensors can be mistaken for each other."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.2, 0.2)
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.2, 0.5)
 
 
 def main():

@@ -229,6 +229,9 @@ fn views_for(size: u32) -> ViewsPlan {
     ViewsPlan { size, resize: size * 8 / 7, ..ViewsPlan::default() }
 }
 
+/// Endings of files that PyTorch writes, the longest of several first.
+const PYTHON_FORMATS: [&str; 6] = [".pth.tar", ".pth", ".pt", ".pkl", ".ckpt", ".bin"];
+
 /// The `model.safetensors` that a run, a snapshot or a file stands for.
 pub(super) fn model_file(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
@@ -236,6 +239,12 @@ pub(super) fn model_file(path: &Path) -> Result<PathBuf> {
     }
     if path.extension().is_some_and(|extension| extension == "safetensors") {
         return Ok(path.to_path_buf());
+    }
+    let file = path.to_string_lossy();
+    if let Some(stem) = PYTHON_FORMATS.iter().find_map(|ending| file.strip_suffix(ending)) {
+        let what = format!("{file} is in a format of Python's, and shoal reads .safetensors");
+        let hint = format!("convert it: .peers/bin/python ops/import.py {file} {stem}.safetensors");
+        return Err(Error::usage(what).with_hint(hint));
     }
     Err(Error::usage(format!("{} is no run, no snapshot and no .safetensors file", path.display()))
         .with_hint("or random:ARCH for an untrained network"))

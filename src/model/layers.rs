@@ -83,8 +83,8 @@ pub(super) struct BatchNorm2d {
 }
 
 impl BatchNorm2d {
-    const MOMENTUM: f64 = 0.1;
-    const EPSILON: f64 = 1e-5;
+    pub(super) const MOMENTUM: f64 = 0.1;
+    pub(super) const EPSILON: f64 = 1e-5;
 
     /// `[B, C, H, W]` to the same shape and kind. Training updates the running statistics in place.
     ///

@@ -18,6 +18,7 @@ mod layers;
 mod open;
 mod plain;
 mod resnet;
+mod script;
 mod small;
 mod sobel;
 pub mod state;
@@ -29,6 +30,7 @@ pub use head::Head;
 pub use init::Named;
 pub use input::Normalizer;
 pub use layers::Mode;
+pub use script::Source;
 
 use crate::config::{Arch, Input, ModelPlan, Precision};
 use crate::error::{Error, Result};
@@ -36,6 +38,7 @@ use init::Builder;
 use layers::Pass;
 use plain::{Plain, Table};
 use resnet::{Depth, ResNet};
+use script::Script;
 use sobel::Sobel;
 use state::Metadata;
 use taps::Taps;
@@ -140,6 +143,34 @@ impl Backbone {
         };
         let pass = Pass { mode, precision: self.precision };
         Ok(body.connect(flat, pass, &mut Taps::new(&[]))?.f_to_kind(Kind::Float)?)
+    }
+
+    /// The body of a TorchScript method that takes `images` as [`Backbone::forward`] does in evaluation mode, or, with a layer, as
+    /// [`Backbone::forward_to`] does. It names the tensors of [`Backbone::state`] as members of `self`.
+    ///
+    /// # Errors
+    /// There is no such layer.
+    pub fn script(&self, layer: Option<&str>) -> Result<Source> {
+        if let Some(layer) = layer {
+            self.check_layer(layer)?;
+        }
+        let mut script = Script::new();
+        let input = match &self.sobel {
+            Some(_) => Sobel::script("images", &mut script),
+            None => "images".to_owned(),
+        };
+        let output = match &self.body {
+            Body::Plain(body) => body.script(&input, layer, &mut script),
+            Body::ResNet(body) => body.script(&input, layer, &mut script),
+        };
+        Ok(script.finish(&output))
+    }
+
+    /// Side of the last map before the linear layers, for images of `size` pixels; none where any size of image gives the same
+    /// features, or where nothing is left.
+    pub fn last_side(&self, size: u32) -> Option<i64> {
+        let table = table(self.plan.arch)?;
+        if table.average_to.is_some() { None } else { table.last_side(i64::from(size)) }
     }
 
     fn check_layer(&self, layer: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::affine::{Affine, Sweep};
 use crate::model::init::{Builder, ConvShape};
 use crate::model::layers::{BatchNorm2d, Conv2d, Linear, Pass};
+use crate::model::script::{Script, Value};
 use crate::model::taps::Taps;
 use tch::Tensor;
 
@@ -72,6 +73,8 @@ fn shrink(side: i64, kernel: i64, stride: i64, padding: i64) -> Option<i64> {
 #[derive(Debug)]
 struct ConvBlock {
     row: ConvRow,
+    /// N of `features.N`, where its convolution is; its norm is at N + 1.
+    place: i64,
     conv: Conv2d,
     norm: BatchNorm2d,
 }
@@ -104,6 +107,8 @@ impl ConvBlock {
 #[derive(Debug)]
 struct FcBlock {
     row: FcRow,
+    /// N of `classifier.N`.
+    place: i64,
     linear: Linear,
 }
 
@@ -138,7 +143,7 @@ impl Plain {
             let shape = ConvShape { inputs, outputs, kernel, stride, padding, bias: true };
             let conv = builder.conv(&format!("features.{place}"), shape)?;
             let norm = builder.batch_norm(&format!("features.{}", place + 1), outputs)?;
-            convs.push(ConvBlock { row, conv, norm });
+            convs.push(ConvBlock { row, place, conv, norm });
             inputs = outputs;
             place += 3 + i64::from(row.pool.is_some());
         }
@@ -149,7 +154,7 @@ impl Plain {
         for &row in table.fcs {
             place += i64::from(row.dropout);
             let linear = builder.linear(&format!("classifier.{place}"), inputs, row.outputs)?;
-            fcs.push(FcBlock { row, linear });
+            fcs.push(FcBlock { row, place, linear });
             inputs = row.outputs;
             place += 2;
         }
@@ -219,6 +224,42 @@ impl Plain {
             }
         }
         Ok(x)
+    }
+
+    /// What [`Plain::forward`] does to `images`, up to its end or to `layer`, as text; the tensor that it leaves.
+    pub(super) fn script(&self, images: &str, layer: Option<&str>, script: &mut Script) -> Value {
+        let mut x = images.to_owned();
+        for block in &self.convs {
+            let ConvRow { stride, padding, .. } = block.row;
+            x = script.conv(&x, &format!("features.{}", block.place), true, stride, padding);
+            x = script.batch_norm(&x, &format!("features.{}", block.place + 1));
+            x = script.relu(&x);
+            if layer == Some(block.row.name) {
+                return x;
+            }
+            if let Some(Pool { kernel, stride, padding }) = block.row.pool {
+                x = script.max_pool(&x, kernel, stride, padding);
+            }
+        }
+        if let Some(side) = self.average_to {
+            x = script.average_to(&x, side);
+        }
+        x = script.flatten(&x);
+        let last = self.fcs.len() - 1;
+        for (position, block) in self.fcs.iter().enumerate() {
+            if block.row.dropout {
+                x = script.dropout(&x, self.dropout);
+            }
+            x = script.linear(&x, &format!("classifier.{}", block.place));
+            let wanted = layer == Some(block.row.name);
+            if wanted || position < last {
+                x = script.relu(&x);
+            }
+            if wanted {
+                return x;
+            }
+        }
+        x
     }
 
     /// Convolutional layers, from the image up.

@@ -6,6 +6,7 @@
 use crate::error::Result;
 use crate::model::init::{Builder, ConvShape};
 use crate::model::layers::{BatchNorm2d, Conv2d, Pass};
+use crate::model::script::{Script, Value};
 use crate::model::taps::Taps;
 use tch::Tensor;
 
@@ -47,6 +48,11 @@ struct ConvNorm {
 impl ConvNorm {
     fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         self.norm.forward(&self.conv.forward(x, pass)?, pass)
+    }
+
+    fn script(&self, conv: &str, norm: &str, x: &str, script: &mut Script) -> Value {
+        let x = script.conv(x, conv, self.conv.bias.is_some(), self.conv.stride, self.conv.padding);
+        script.batch_norm(&x, norm)
     }
 }
 
@@ -109,6 +115,25 @@ impl Block {
         };
         Ok(y.f_add(&around)?.f_relu()?)
     }
+
+    /// What [`Block::forward`] does to `x`, as text; the tensor that it leaves.
+    fn script(&self, name: &str, x: &str, script: &mut Script) -> Value {
+        let last = self.path.len() - 1;
+        let mut y = x.to_owned();
+        for (position, layer) in self.path.iter().enumerate() {
+            let number = position + 1;
+            y = layer.script(&format!("{name}.conv{number}"), &format!("{name}.bn{number}"), &y, script);
+            if position < last {
+                y = script.relu(&y);
+            }
+        }
+        let around = match &self.shortcut {
+            Some(layer) => layer.script(&format!("{name}.downsample.0"), &format!("{name}.downsample.1"), x, script),
+            None => x.to_owned(),
+        };
+        let sum = script.add(&y, &around);
+        script.relu(&sum)
+    }
 }
 
 /// A ResNet with weights.
@@ -154,6 +179,26 @@ impl ResNet {
             }
         }
         Ok(x.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)?)
+    }
+
+    /// What [`ResNet::forward`] does to `images`, up to its end or to `layer`, as text; the tensor that it leaves.
+    pub(super) fn script(&self, images: &str, layer: Option<&str>, script: &mut Script) -> Value {
+        let mut x = self.stem.script("conv1", "bn1", images, script);
+        x = script.relu(&x);
+        if layer == Some("conv1") {
+            return x;
+        }
+        x = script.max_pool(&x, 3, 2, 1);
+        for (stage, blocks) in STAGES.iter().zip(&self.stages) {
+            for (number, block) in blocks.iter().enumerate() {
+                x = block.script(&format!("{stage}.{number}"), &x, script);
+            }
+            if layer == Some(stage) {
+                return x;
+            }
+        }
+        x = script.average_to(&x, 1);
+        script.flatten(&x)
     }
 
     /// Width of the features.

@@ -7,6 +7,7 @@
 
 use crate::error::Result;
 use crate::model::init::Named;
+use crate::model::script::{Script, Value};
 use tch::{Device, Kind, Tensor};
 
 /// Cross-correlation kernels: gradient along x, then along y, row by row.
@@ -34,6 +35,12 @@ impl Sobel {
         let no_bias = None::<&Tensor>;
         let gray = images.f_to_kind(Kind::Float)?.f_conv2d(&self.gray, no_bias, [1, 1], [0, 0], [1, 1], 1)?;
         Ok(gray.f_conv2d(&self.gradients, no_bias, [1, 1], [1, 1], [1, 1], 1)?)
+    }
+
+    /// What [`Sobel::forward`] does to `images`, as text; the tensor that it leaves.
+    pub(super) fn script(images: &str, script: &mut Script) -> Value {
+        let gray = script.conv(images, "sobel.0", true, 1, 0);
+        script.conv(&gray, "sobel.1", true, 1, 1)
     }
 
     /// The weights under their names on disk.

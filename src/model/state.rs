@@ -27,7 +27,7 @@ pub fn read_safetensors(path: &Path) -> Result<(Named, Metadata)> {
     let bytes = std::fs::read(path).map_err(|error| Error::file("read", path, &error))?;
     let refuse = |why: &dyn std::fmt::Display| {
         Error::data(format!("{} is not a whole safetensors file: {why}", path.display()))
-            .with_hint("shoal reads .safetensors only; convert .pth and .pt files with safetensors.torch.save_file")
+            .with_hint("shoal reads .safetensors only; ops/import.py converts .pth, .pt and .tar files")
     };
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| refuse(&error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(&error))?;
@@ -113,8 +113,8 @@ pub(super) fn in_file(error: Error, path: &Path) -> Error {
     }
 }
 
-/// The values of a tensor as they lie in memory, row by row.
-pub(super) fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
+/// The values of a tensor, contiguous, in the byte order of the machine.
+pub(crate) fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
     let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
     let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
     tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
