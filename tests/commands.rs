@@ -377,7 +377,7 @@ fn the_doctor_and_the_completions_answer() {
     let codecs = &check("images").expect("a mix")["numbers"]["codecs"];
     assert!(codecs["progressive JPEG"].as_u64() > Some(0), "the photographs come in several codings: {codecs}");
     assert!(ok(&["completions", "bash"]).contains("shoal"));
-    for command in ["pretrain", "embed", "export", "inspect", "doctor"] {
+    for command in ["pretrain", "embed", "export", "inspect", "doctor", "sweep", "init"] {
         assert!(ok(&[command, "--help"]).contains("Example"), "{command}");
     }
     for command in [
@@ -387,6 +387,12 @@ fn the_doctor_and_the_completions_answer() {
         ["eval", "knn"],
         ["eval", "nmi"],
         ["eval", "linear"],
+        ["eval", "probes"],
+        ["eval", "voc07"],
+        ["eval", "detection"],
+        ["eval", "segmentation"],
+        ["eval", "retrieval"],
+        ["eval", "report"],
         ["show", "sheet"],
     ] {
         assert!(ok(&[command[0], command[1], "--help"]).contains("Example"), "{command:?}");

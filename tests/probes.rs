@@ -83,11 +83,11 @@ fn every_layer_is_probed_in_one_pass() {
 
 #[test]
 fn settings_are_chosen_on_images_held_out_and_perceptrons_fit_too() {
-    let more = ["--layers", "conv4,conv2", "--epochs", "3", "--probe-batch", "50", "--lr", "1e-7,0.02"];
+    let more = ["--layers", "conv4,conv2", "--epochs", "6", "--probe-batch", "20", "--lr", "1e-7,0.05"];
     let report = probes(&[&more[..], &["--hidden", "64"]].concat());
     for (number, layer) in ["conv4", "conv2"].into_iter().enumerate() {
         let row = &report["layers"][number];
-        assert_eq!((&row["layer"], &row["lr"]), (&Value::from(layer), &Value::from(0.02)), "{row}");
+        assert_eq!((&row["layer"], &row["lr"]), (&Value::from(layer), &Value::from(0.05)), "{row}");
         assert!(row["top1"].as_f64().is_some_and(|share| share > 0.4), "{row}");
     }
 }
@@ -130,7 +130,7 @@ fn what_cannot_be_probed_is_said_at_once() {
     for (train, more, code, words) in [
         (photos, &[][..], 3, ".cls"),
         (train, &["--layers", "conv9"], 2, "conv9"),
-        (train, &["--lr", "-1"], 2, "learning rate"),
+        (train, &["--lr=-1"], 2, "learning rate"),
         (train, &["--epochs", "0"], 2, "--epochs"),
     ] {
         let basic = ["eval", "probes", "--snapshot", NETWORK, "--train", train, "--test", photos, "--epochs", "1"];

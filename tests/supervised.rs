@@ -119,7 +119,7 @@ fn classes_are_learnt_and_records_say_how_well() {
     assert_eq!(found["step"]["accuracy"].as_f64(), accuracies.last().copied());
     let exported = folder.path().join("supervised.safetensors");
     ok(&["export", text(&run), "--to", "safetensors", "--out", text(&exported)]);
-    assert!(ok(&["inspect", text(&exported)]).contains("arch = small"));
+    assert!(ok(&["inspect", text(&exported)]).contains(r#""arch":"small""#));
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn sweeps_that_cannot_be_are_refused_before_they_start() {
     let sweep = folder.path().join("sweep");
     for (setting, words) in [
         ("cluster.k=4,none", "cluster.k"),
-        ("cluster.q=4", "cluster.q"),
+        ("cluster.q=4", "unknown key `q`"),
         ("cluster.k", "KEY=VALUE"),
         ("train.steps=0", "never ends"),
     ] {

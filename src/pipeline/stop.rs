@@ -46,7 +46,9 @@ async fn listen(stop: Stop, mut interrupt: Signal, mut terminate: Signal) {
         if stop.is_requested() {
             leave_at_once(130);
         }
-        tracing::warn!("stopping: this step is finished and a snapshot written; once more leaves at once");
+        tracing::warn!(
+            "stopping: what is under way is finished, and kept where there is a place for it; once more leaves at once"
+        );
         stop.request();
     }
 }
