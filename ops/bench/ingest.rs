@@ -74,7 +74,7 @@ fn ours(options: &Options) -> Result<(), Box<dyn Error>> {
         passes: Passes::Endless,
         start: Cursor::default(),
         batch_size: BATCH,
-        center_views: options.views == "both",
+        center_views: (options.views == "both").then_some(shoal::decode::CenterCrops::Middle),
         train_views: true,
         held: 1,
         filters: Filters::None,

@@ -85,7 +85,7 @@ fn main() -> Result<()> {
         passes: if arguments.once { Passes::Once } else { Passes::Endless },
         start: position.cursor.clone(),
         batch_size: BATCH,
-        center_views: true,
+        center_views: Some(shoal::decode::CenterCrops::Middle),
         train_views: false,
         held: 1,
         filters: Filters::None,

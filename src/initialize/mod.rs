@@ -3,7 +3,7 @@
 //! In: a network with random weights, and some hundreds of images. Out: the same network, in place, with, layer by layer from the
 //! image up,
 //!
-//! 1. filters that are random, principal components, or centroids of the patches that the layer sees ([`filters`]);
+//! 1. filters that are random, principal components, or centroids of the patches that the layer sees (`filters`);
 //! 2. outputs scaled and shifted to mean 0 and variance 1, channel by channel, over images and places (their section 3.1);
 //!
 //! and then with all layers scaled so that they change at the same relative rate under training ([`rates`]; their section 3.2).

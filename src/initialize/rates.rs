@@ -4,7 +4,7 @@
 //! of a given learning rate changes. Gradients are of single images, of a random linear function of the features, η · z with
 //! η ~ N(0, 1) drawn for each image, so that no labels are needed.
 //!
-//! [`equalize`] scales weights and leaves the function as it is, up to one factor of all features: the statistics of batch norm are
+//! `equalize` scales weights and leaves the function as it is, up to one factor of all features: the statistics of batch norm are
 //! scaled along, and where there is none, ReLU and pools hand the scale through to the next layer, whose bias follows. A layer whose
 //! weights are scaled by s then has its gradient divided by s and its rate by s², all but that common factor: s is the root of its rate
 //! over the geometric mean. The paper's damped iteration has the same fixed point; this one is there after a step, and further ones

@@ -103,6 +103,8 @@ struct Report {
     network: String,
     arch: &'static str,
     train: &'static str,
+    /// The kit.
+    voc: PathBuf,
     /// Where boxes came from.
     proposals: String,
     splits: BTreeMap<String, Summary>,
@@ -159,6 +161,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         network: network.origin.clone(),
         arch: backbone.plan().arch.name(),
         train: options.trained.name(),
+        voc: kit.root().to_owned(),
         proposals: arguments.source_name(),
         splits,
         trained_images: trainer.images(),

@@ -9,7 +9,7 @@ use crate::evaluate::voc::devkit::Devkit;
 use crate::evaluate::voc::segment::{Plan, Report, Settings, Stride, evaluate};
 use serde::Serialize;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// The arguments of `shoal eval segmentation`.
@@ -78,6 +78,8 @@ pub(in crate::cli) struct Arguments {
 struct Found<'a> {
     network: &'a str,
     arch: &'static str,
+    /// The kit.
+    voc: &'a Path,
     #[serde(flatten)]
     report: &'a Report,
     seconds: f64,
@@ -113,7 +115,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
     let seconds = started.elapsed().as_secs_f64();
     let arch = network.backbone().plan().arch.name();
-    let found = Found { network: &network.origin, arch, report: &report, seconds };
+    let found = Found { network: &network.origin, arch, voc: kit.root(), report: &report, seconds };
     publish(&network, "segmentation", &found, arguments.json, text)?;
     match &plan.state {
         Some(path) => fs::remove_file(path).map_err(|error| Error::file("remove", path, &error)),

@@ -10,7 +10,7 @@ use crate::evaluate::voc::devkit::Devkit;
 use crate::observe::console::say;
 use serde::Serialize;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// The arguments of `shoal eval voc07`.
@@ -96,6 +96,8 @@ struct Found<'a> {
     network: &'a str,
     arch: &'static str,
     protocol: &'static str,
+    /// The kit.
+    voc: &'a Path,
     #[serde(flatten)]
     report: &'a Report,
     seconds: f64,
@@ -123,7 +125,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     drop(watch);
 
     let seconds = started.elapsed().as_secs_f64();
-    let found = Found { network: &network.origin, arch: arch.name(), protocol: PROTOCOL, report: &report, seconds };
+    let (origin, arch, voc) = (&network.origin, arch.name(), kit.root());
+    let found = Found { network: origin, arch, protocol: PROTOCOL, voc, report: &report, seconds };
     publish(&network, "voc07", &found, arguments.json, text)?;
     match &plan.state {
         Some(path) => fs::remove_file(path).map_err(|error| Error::file("remove", path, &error)),

@@ -44,7 +44,10 @@ pub(super) fn combinations(axes: &[Axis]) -> Vec<Combination> {
     for axis in axes {
         let longer = |start: &Combination| {
             let start = start.clone();
-            axis.values.iter().map(move |value| [start.as_slice(), &[value.clone()]].concat()).collect::<Vec<_>>()
+            axis.values
+                .iter()
+                .map(move |value| [start.as_slice(), std::slice::from_ref(value)].concat())
+                .collect::<Vec<_>>()
         };
         all = all.iter().flat_map(longer).collect();
     }

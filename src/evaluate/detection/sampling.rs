@@ -35,7 +35,7 @@ impl Sample {
     }
 }
 
-/// Up to `count` regions of a scene: as many on objects as [`SHARE`] allows, the rest background.
+/// Up to `count` regions of a scene: as many on objects as `SHARE` allows, the rest background.
 pub fn draw(scene: &Scene, count: usize, rng: &mut impl Rng) -> Vec<Sample> {
     let (on_objects, background) = candidates(scene);
     let most = (SHARE * count as f64).round() as usize;

@@ -6,6 +6,7 @@ use crate::config::{Arch, Plan};
 use crate::evaluate::results::Evaluation;
 use crate::train::record::Record;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What marks a number that wants checking.
@@ -46,10 +47,19 @@ pub(super) fn run(plan: &Plan, records: &[Record]) -> Vec<Block> {
 
 /// Whether two evaluations measured the same thing: the same protocol on the same data in the same way.
 pub(super) fn same(one: &Evaluation, other: &Evaluation) -> bool {
-    const TELLING: [&str; 8] =
-        ["/layer", "/train", "/test", "/ten_crops", "/images", "/protocol", "/settings/train", "/settings/stride"];
+    const TELLING: [&str; 9] = [
+        "/voc",
+        "/layer",
+        "/train",
+        "/test",
+        "/ten_crops",
+        "/images",
+        "/protocol",
+        "/settings/train",
+        "/settings/stride",
+    ];
     let agree = |key: &&str| one.report.pointer(key) == other.report.pointer(key);
-    one.protocol == other.protocol && TELLING.iter().all(|key| agree(&key))
+    one.protocol == other.protocol && TELLING.iter().all(agree)
 }
 
 /// One section for each table that the evaluations have numbers for.
@@ -197,7 +207,7 @@ fn accuracies(evaluations: &[&Evaluation]) -> Block {
 /// One row over classification, detection and segmentation, with what was trained in each.
 fn voc(evaluations: &[Evaluation]) -> Option<Vec<Block>> {
     let mut cells = vec![String::new(); published::VOC_COLUMNS.len()];
-    let mut newest = None;
+    let (mut newest, mut kits) = (None, BTreeSet::new());
     for (place, protocol) in ["voc07", "detection", "segmentation"].into_iter().enumerate() {
         for evaluation in of(evaluations, protocol) {
             let report = &evaluation.report;
@@ -207,15 +217,19 @@ fn voc(evaluations: &[Evaluation]) -> Option<Vec<Block>> {
             let measure = measures.into_iter().find_map(|key| report.get(key)?.as_f64());
             cells[2 * place + usize::from(trains_all)] = percent(measure, 1);
             newest = Some(evaluation);
+            kits.insert(data(evaluation, "voc"));
         }
     }
     let ours = our_name(newest?);
     let mut rows = published_rows(&published::VOC);
     rows.push(Row { cells: [ours].into_iter().chain(cells).collect(), ours: true });
     let head = ["method"].into_iter().chain(published::VOC_COLUMNS).map(str::to_owned).collect();
-    let words = "Classification (mAP), detection (mAP) and segmentation (mean IU) in %. Published rows are of AlexNet on the \
-                 sets themselves: they compare where the data are the same.";
-    Some(vec![Block::Paragraph(words.to_owned()), Block::Table { head, rows }])
+    let kits = kits.into_iter().collect::<Vec<_>>().join(" and ");
+    let words = format!(
+        "Classification (mAP), detection (mAP) and segmentation (mean IU) in %; this run's on {kits}. Published rows are of AlexNet \
+         on the sets themselves: they compare where the data are the same."
+    );
+    Some(vec![Block::Paragraph(words), Block::Table { head, rows }])
 }
 
 fn retrieval(evaluations: &[&Evaluation]) -> Vec<Block> {

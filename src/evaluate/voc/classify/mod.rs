@@ -101,7 +101,7 @@ impl Settings {
         if !positive(self.lr) || !positive(self.clip) {
             return refuse("the learning rate and the norm to clip to must be positive");
         }
-        if !(0.0..1.0).contains(&self.momentum) || !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+        if !((0.0..1.0).contains(&self.momentum) && self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
             return refuse("momentum must be in 0..1, weight decay at least 0");
         }
         if self.batch_size == 0 || self.crops == 0 || self.halve_every == 0 || self.iterations == 0 {

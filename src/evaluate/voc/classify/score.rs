@@ -40,7 +40,7 @@ pub fn logits(
     ahead(0..blocks.len(), make, |(block, pixels)| {
         let images = normalizer.prepare(&pixels.f_to_device(backbone.device())?)?;
         let logits = classifier.logits(&images, Mode::Eval)?;
-        let shape = [blocks[block as usize].len() as i64, crops as i64, CLASSES.len() as i64];
+        let shape = [blocks[block].len() as i64, crops as i64, CLASSES.len() as i64];
         let sums = logits.f_view(shape)?.f_sum_dim_intlist(1, false, Kind::Float)?.f_to_device(Device::Cpu)?;
         let sums = Vec::<f32>::try_from(sums.f_flatten(0, -1)?)?;
         let (sums, _) = sums.as_chunks::<{ CLASSES.len() }>();

@@ -82,7 +82,7 @@ impl Settings {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return Err(Error::usage("the learning rate must be positive"));
         }
-        if !(0.0..1.0).contains(&self.momentum) || !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+        if !((0.0..1.0).contains(&self.momentum) && self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
             return Err(Error::usage("momentum must be in 0..1, weight decay at least 0"));
         }
         if self.batch_size == 0 || self.iterations == 0 {
