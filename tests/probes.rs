@@ -103,6 +103,7 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_been() {
     let mut child = Command::new(shoal().get_program())
         .args(arguments(&with_state))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("OMP_WAIT_POLICY", "PASSIVE")
         .stderr(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()

@@ -10,6 +10,8 @@ use std::process::{Child, Stdio};
 pub fn shoal() -> Command {
     let mut command = Command::new(binary());
     command.current_dir(root());
+    // Tests run at once: threads of one that wait spinning would take the processor from the others.
+    command.env("OMP_WAIT_POLICY", "PASSIVE");
     command
 }
 

@@ -13,7 +13,6 @@ use super::{METADATA_RECORD, aside, json};
 use crate::error::{Error, Result};
 use crate::model::state::Metadata;
 use crate::model::{Backbone, Mode, Named};
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use tch::{CModule, Device, Kind, Tensor};
@@ -26,11 +25,11 @@ const NO_CONSTANTS: &[u8] = b"\x80\x02).";
 /// How far the file may be from the network, where outputs spread by 1 or less; in proportion beyond that.
 const TOLERANCE: f64 = 1e-4;
 
-/// A module: tensors and modules by name.
+/// A module: tensors and modules by name, in the order of the state.
 #[derive(Debug, Default)]
 struct Module {
     tensors: Vec<Member>,
-    modules: BTreeMap<String, Self>,
+    modules: Vec<(String, Self)>,
 }
 
 /// A tensor of a module, and its number in the list of tensors.
@@ -79,10 +78,15 @@ pub fn write(path: &Path, backbone: &Backbone, layer: Option<&str>, size: u32, m
 impl Module {
     /// Files a tensor under its name on disk: modules, divided by dots, then its own.
     fn insert(&mut self, name: &str, number: usize, trained: bool) {
-        match name.split_once('.') {
-            Some((module, rest)) => self.modules.entry(module.to_owned()).or_default().insert(rest, number, trained),
-            None => self.tensors.push(Member { name: name.to_owned(), number, trained }),
-        }
+        let Some((module, rest)) = name.split_once('.') else {
+            self.tensors.push(Member { name: name.to_owned(), number, trained });
+            return;
+        };
+        let place = self.modules.iter().position(|(known, _)| known == module).unwrap_or_else(|| {
+            self.modules.push((module.to_owned(), Self::default()));
+            self.modules.len() - 1
+        });
+        self.modules[place].1.insert(rest, number, trained);
     }
 
     /// Appends the class of each module, its own last; only the outermost one does anything.
@@ -102,7 +106,9 @@ impl Module {
             "  training : bool".to_owned(),
         ];
         lines.extend(self.tensors.iter().map(|tensor| format!("  {} : Tensor", tensor.name)));
-        lines.extend(self.modules.keys().map(|name| format!("  __annotations__[\"{name}\"] = {}", inner(class, name))));
+        lines.extend(
+            self.modules.iter().map(|(name, _)| format!("  __annotations__[\"{name}\"] = {}", inner(class, name))),
+        );
         text.extend(lines.iter().flat_map(|line| [line, "\n"]));
         if !forward.is_empty() {
             // writing to a string cannot fail
