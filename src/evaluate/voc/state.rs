@@ -6,11 +6,13 @@
 
 use crate::error::{Error, Result};
 use crate::model::Named;
-use crate::model::state::{Metadata, read_safetensors, write_safetensors};
+use crate::model::state::{Metadata, copy_into, read_safetensors, write_safetensors};
+use crate::train::optimizer::Sgd;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use tch::Tensor;
 
 /// How far an evaluation is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +56,22 @@ pub(super) fn read(path: &Path, key: &str, of: &Value) -> Result<Option<(Place, 
     Err(Error::usage(what).with_hint("repeat its arguments to go on, or give another --state"))
 }
 
+/// Weights that are trained, and their momenta as `momentum.NAME`.
+pub(super) fn fitted(trained: Named, optimizer: &Sgd) -> Named {
+    let momenta = optimizer.state().into_iter().map(|(name, tensor)| (format!("momentum.{name}"), tensor));
+    trained.into_iter().chain(momenta).collect()
+}
+
+/// Copies what [`fitted`] gave back, in place.
+pub(super) fn load_fitted(trained: &Named, optimizer: &mut Sgd, saved: &[(String, Tensor)]) -> Result<()> {
+    copy_into(trained, saved)?;
+    let momenta: Named = saved
+        .iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix("momentum.")?.to_owned(), tensor.shallow_clone())))
+        .collect();
+    optimizer.load_state(&momenta)
+}
+
 /// The first key whose values differ, and both of them.
 fn difference(then: &Value, now: &Value) -> String {
     let (Some(then), Some(now)) = (then.as_object(), now.as_object()) else { return "it says nothing".to_owned() };
@@ -67,7 +85,6 @@ fn difference(then: &Value, now: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-    use tch::Tensor;
 
     #[test]
     fn a_state_comes_back_to_its_own_evaluation_only() -> Result<()> {

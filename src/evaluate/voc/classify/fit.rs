@@ -10,7 +10,8 @@ use super::data::Split;
 use super::network::Classifier;
 use crate::error::{Error, Result};
 use crate::evaluate::ahead::ahead;
-use crate::model::{Backbone, Mode, Named, Normalizer, state};
+use crate::evaluate::voc::state::{fitted, load_fitted};
+use crate::model::{Backbone, Mode, Named, Normalizer};
 use crate::seed;
 use crate::train::optimizer::Sgd;
 use rand_chacha::ChaCha12Rng;
@@ -155,18 +156,12 @@ impl Fit {
 
     /// Weights that are trained, and their momenta as `momentum.NAME`.
     pub fn state(&self) -> Named {
-        let momenta = self.optimizer.state().into_iter().map(|(name, tensor)| (format!("momentum.{name}"), tensor));
-        self.classifier.trained().into_iter().chain(momenta).collect()
+        fitted(self.classifier.trained(), &self.optimizer)
     }
 
     /// Goes on from [`Fit::state`] after `done` steps.
     pub fn load_state(&mut self, saved: &[(String, Tensor)], done: u64) -> Result<()> {
-        state::copy_into(&self.classifier.trained(), saved)?;
-        let momenta: Named = saved
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix("momentum.")?.to_owned(), tensor.shallow_clone())))
-            .collect();
-        self.optimizer.load_state(&momenta)?;
+        load_fitted(&self.classifier.trained(), &mut self.optimizer, saved)?;
         self.done = done;
         Ok(())
     }
