@@ -89,14 +89,13 @@ impl<'a> Lloyd<'a> {
     ) -> Result<Option<Self>> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| Error::device(format!("cannot start threads for clustering: {error}")))?;
-        let Some(screen) = pool.install(|| Screen::new(kernel, points, mean(points, width))) else { return Ok(None) };
+        let (mean, largest) = pool.install(|| mean_and_largest(points, width));
+        let Some(screen) = pool.install(|| Screen::new(kernel, points, mean)) else { return Ok(None) };
         let (count, k) = (screen.len(), centroids.len() / width);
         let panels = k.div_ceil(COLUMNS);
         let together = panels.div_ceil(MOST_BOUNDS);
         let scale = f64::from(u16::MAX - 1) / screen.diameter();
-        let origin = vec![0.0; width];
-        let most = || points.par_chunks_exact(width).map(|point| largest(point, &origin)).reduce(|| 0.0, f32::max);
-        let sums = Sums::new(k, width, pool.install(most));
+        let sums = Sums::new(k, width, largest);
         Ok(Some(Self {
             pool: Arc::new(pool),
             screen,
@@ -254,18 +253,23 @@ impl Engine for Lloyd<'_> {
     }
 }
 
-/// The mean of points, whatever the number of threads.
-fn mean(points: &[f32], width: usize) -> Vec<f32> {
-    let parts: Vec<Vec<f64>> = points
+/// The mean of points, whatever the number of threads, and their largest entry, either way.
+fn mean_and_largest(points: &[f32], width: usize) -> (Vec<f32>, f32) {
+    let origin = vec![0.0; width];
+    let (parts, most): (Vec<Vec<f64>>, Vec<f32>) = points
         .par_chunks(CHUNK * width)
         .map(|part| {
-            let mut sums = vec![0.0; width];
-            part.chunks_exact(width).for_each(|point| add(&mut sums, point));
-            sums
+            let (mut sums, mut most) = (vec![0.0; width], 0.0_f32);
+            for point in part.chunks_exact(width) {
+                add(&mut sums, point);
+                most = most.max(largest(point, &origin));
+            }
+            (sums, most)
         })
-        .collect();
+        .unzip();
     let count = (points.len() / width) as f64;
-    (0..width).map(|column| (parts.iter().map(|sums| sums[column]).sum::<f64>() / count) as f32).collect()
+    let mean = (0..width).map(|column| (parts.iter().map(|sums| sums[column]).sum::<f64>() / count) as f32);
+    (mean.collect(), most.into_iter().fold(0.0, f32::max))
 }
 
 fn matrix(entries: &[f32], width: usize) -> Result<Tensor> {

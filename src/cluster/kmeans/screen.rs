@@ -117,10 +117,12 @@ impl<'a> Screen<'a> {
     /// Copies points `[N, width]`; none where all are the same. `mean` is any point, best their mean.
     pub(super) fn new(kernel: Kernel, points: &'a [f32], mean: Vec<f32>) -> Option<Self> {
         let width = mean.len();
-        let squares: Vec<f32> =
-            points.par_chunks_exact(width).map(|point| rows::squared_distance(point, &mean)).collect();
-        let longest = f64::from(squares.iter().copied().fold(0.0, f32::max)).sqrt() * 1.001;
-        let largest = points.par_chunks_exact(width).map(|point| rows::largest(point, &mean)).reduce(|| 0.0, f32::max);
+        let (squares, largest): (Vec<f32>, Vec<f32>) = points
+            .par_chunks_exact(width)
+            .map(|point| (rows::squared_distance(point, &mean), rows::largest(point, &mean)))
+            .unzip();
+        let most = |numbers: &[f32]| numbers.iter().copied().fold(0.0, f32::max);
+        let (longest, largest) = (f64::from(most(&squares)).sqrt() * 1.001, most(&largest));
         let unit = (longest / kernel.limits().product.sqrt()).max(f64::from(largest / ROW_LIMIT)) as f32;
         if !unit.is_normal() {
             return None;
@@ -284,14 +286,20 @@ impl Columns {
         codes: &[i16],
         least: f64,
     ) -> [bool; PRODUCTS] {
-        let width = codes.len();
-        let products = rows::products(codes, columns.map(|column| &self.fine[column * width..][..width]));
-        std::array::from_fn(|at| {
-            let FineColumn { unit, error, length, half_square } = self.fine_columns[columns[at]];
-            let product = f64::from(products[at]) * point.unit * unit;
+        let (width, fine) = (codes.len(), &*self.fine);
+        let mut others = [codes; PRODUCTS];
+        for (other, column) in others.iter_mut().zip(columns) {
+            *other = &fine[column * width..][..width];
+        }
+        let mut may_reach = [true; PRODUCTS];
+        let products = rows::products(codes, others);
+        for ((may_reach, column), product) in may_reach.iter_mut().zip(columns).zip(products) {
+            let FineColumn { unit, error, length, half_square } = self.fine_columns[column];
+            let product = f64::from(product) * point.unit * unit;
             let margin = point.error * length + point.copy * error + self.slack;
-            product - half_square + margin >= least
-        })
+            *may_reach = product - half_square + margin >= least;
+        }
+        may_reach
     }
 
     /// Twice what one step of a score is worth.

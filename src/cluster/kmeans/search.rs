@@ -283,9 +283,11 @@ impl<'w> Work<'w> {
         Self { task, first, found, fine, scorer: task.screen.scorer() }
     }
 
-    /// Screens up to [`ROWS`] rows of the chunk in some panels, and measures what may be nearer; raises what is the `highest` score of
-    /// each row.
+    /// Screens up to [`ROWS`] rows of the chunk, ascending, in some panels, and measures what may be nearer; raises what is the
+    /// `highest` score of each row.
     fn score(&mut self, rows: &[u32], panels: Range<usize>, mut highest: Option<&mut [i32]>) {
+        let Some((&lowest, &last)) = rows.first().zip(rows.last()) else { return };
+        let are_together = (last - lowest) as usize + 1 == rows.len();
         self.scorer.take(self.task.screen.codes_from(self.first), rows);
         let mut floors = [i32::MAX; ROWS];
         for (floor, &row) in floors.iter_mut().zip(rows) {
@@ -299,10 +301,15 @@ impl<'w> Work<'w> {
                 self.measure(rows[at] as usize, at, panel);
                 floors[at] = self.found[rows[at] as usize].floor;
             }
-            if let Some(highest) = &mut highest {
-                for (&row, &score) in rows.iter().zip(self.scorer.highest()) {
+            let Some(highest) = &mut highest else { continue };
+            let scores = self.scorer.highest();
+            if are_together {
+                let highest = highest[lowest as usize..].iter_mut();
+                highest.zip(scores).for_each(|(highest, &score)| *highest = score.max(*highest));
+            } else {
+                rows.iter().zip(scores).for_each(|(&row, &score)| {
                     highest[row as usize] = score.max(highest[row as usize]);
-                }
+                });
             }
         }
     }

@@ -69,8 +69,8 @@ impl Drop for Tiles {
 
 impl Scorer<'_> {
     /// # Safety
-    /// The processor must have AMX and AVX-512 F, its tiles must be there, and the panel must be as wide as the rows.
-    #[target_feature(enable = "avx512f")]
+    /// The processor must have AMX and AVX-512 F and BW, its tiles must be there, and the panel must be as wide as the rows.
+    #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) unsafe fn score_with_amx(&mut self, floors: &[i32; ROWS], panel: &Panel<'_>) -> u64 {
         let rows = self.block().as_ptr();
         let tile = TILE_ROWS * self.width;

@@ -28,20 +28,21 @@ impl Scorer<'_> {
     /// From sums, which stand where scores are to stand, to scores.
     ///
     /// # Safety
-    /// The processor must have AVX-512 F.
-    #[target_feature(enable = "avx512f")]
+    /// The processor must have AVX-512 F and BW.
+    #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) unsafe fn finish_with_avx512(&mut self, floors: &[i32; ROWS], panel: &Panel<'_>) -> u64 {
         let (bias, offset): (__m512i, __m512i) = (bytemuck::cast(*panel.bias), bytemuck::cast(*panel.offset));
         let less = _mm512_add_epi32(bias, offset);
-        let mut hits = 0;
-        let rows = self.scores[..self.count].iter_mut().zip(floors).zip(&mut self.above);
-        for (row, ((scores, &floor), above)) in rows.enumerate() {
+        // Rows beyond the block too: a loop of known length is twice as fast.
+        for ((scores, &floor), above) in self.scores.iter_mut().zip(floors).zip(&mut self.above) {
             let found = _mm512_sub_epi32(bytemuck::cast::<Columns, __m512i>(scores.0), less);
             scores.0 = bytemuck::cast(found);
             *above = _mm512_cmpgt_epi32_mask(found, _mm512_set1_epi32(floor));
-            hits |= u64::from(*above != 0) << row;
         }
-        hits
+        let halves: [__m512i; 2] = bytemuck::cast(self.above);
+        let [first, second] = halves.map(|half| u64::from(_mm512_test_epi16_mask(half, half)));
+        let beyond = u64::MAX.checked_shl(self.count as u32).unwrap_or(0);
+        (first | second << 32) & !beyond
     }
 
     #[target_feature(enable = "avx512f")]
