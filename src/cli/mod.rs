@@ -14,6 +14,7 @@ mod inspect;
 mod log;
 mod network;
 mod pretrain;
+mod progress;
 mod shards;
 mod show;
 mod sweep;

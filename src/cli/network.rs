@@ -13,6 +13,7 @@ use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Snapshot;
 use crate::torch::device::{Placement, place, set_threads};
 use crate::train::state::views_of;
+use crate::train::upload::DeviceBatch;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -58,7 +59,7 @@ pub(super) struct Network {
 }
 
 impl NetworkArguments {
-    /// A run's latest snapshot, with the defaults of everything else.
+    /// What `--snapshot` takes, with the defaults of everything else.
     pub(super) fn of(run: &Path, layer: Option<String>) -> Self {
         let snapshot = run.display().to_string();
         Self { snapshot, pipeline: None, set: Vec::new(), layer, device: "auto".to_owned(), batch_size: BATCH_SIZE }
@@ -182,19 +183,31 @@ impl Network {
         each: impl FnMut(&[SampleMeta], &Tensor) -> Result<()>,
     ) -> Result<()> {
         let ledger = Arc::new(Ledger::in_memory(&self.plan.stream));
-        let encoding = Encoding {
+        self.encoding().run(ShardList::parse_with(shards, &self.plan.fetch)?, &ledger, each)?;
+        say_losses(&ledger);
+        Ok(())
+    }
+
+    /// Hands `each` every batch of the shards with the `[B, 3, S, S]` images that the network takes, once, in list order.
+    pub(super) fn batches(
+        &self,
+        shards: &[String],
+        each: impl FnMut(&DeviceBatch, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let ledger = Arc::new(Ledger::in_memory(&self.plan.stream));
+        self.encoding().batches(ShardList::parse_with(shards, &self.plan.fetch)?, &ledger, each)?;
+        say_losses(&ledger);
+        Ok(())
+    }
+
+    fn encoding(&self) -> Encoding<'_> {
+        Encoding {
             plan: &self.plan,
             placement: &self.placement,
             backbone: &self.backbone,
             layer: self.layer(),
             batch_size: self.batch_size,
-        };
-        encoding.run(ShardList::parse_with(shards, &self.plan.fetch)?, &ledger, each)?;
-        let lost: Vec<_> = ledger.losses().iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        if !lost.is_empty() {
-            say(&format!("lost: {}", lost.join(", ")));
         }
-        Ok(())
     }
 
     /// `[N, D]` features of every labelled image of the shards, and their labels.
@@ -221,6 +234,13 @@ impl Network {
             say(&format!("{unlabelled} images without a label are left out"));
         }
         Ok((Tensor::f_cat(&features, 0)?, labels))
+    }
+}
+
+fn say_losses(ledger: &Ledger) {
+    let lost: Vec<_> = ledger.losses().iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    if !lost.is_empty() {
+        say(&format!("lost: {}", lost.join(", ")));
     }
 }
 

@@ -132,6 +132,28 @@ impl Backbone {
         taps.into_found().iter().map(|found| Ok(found.f_to_kind(Kind::Float)?)).collect()
     }
 
+    /// What the last ReLU of the layer called `layer` is applied to, in fp32 and evaluation mode: `[B, C, H, W]`, or `[B, D]`.
+    pub fn before_relu(&self, images: &Tensor, layer: &str) -> Result<Tensor> {
+        self.check_layer(layer)?;
+        let wanted = [layer];
+        let mut taps = Taps::before_relu(&wanted);
+        let output = self.run(images, Mode::Eval, &mut taps)?;
+        match taps.into_found().pop() {
+            Some(drive) => Ok(drive.f_to_kind(Kind::Float)?),
+            None => Ok(output),
+        }
+    }
+
+    /// The first convolution's weights, `[outputs, inputs, kernel, kernel]`: what it looks for, in the image or its gradients.
+    ///
+    /// # Errors
+    /// There is none, which no architecture is.
+    pub fn first_filters(&self) -> Result<Tensor> {
+        let first = self.parameters.iter().find(|(_, tensor)| tensor.dim() == 4);
+        let (_, weight) = first.ok_or_else(|| Error::data(format!("{} has no convolution", self.plan.arch.name())))?;
+        Ok(weight.shallow_clone())
+    }
+
     /// The linear layers alone, for AlexNet, VGG and `small`: last maps after pooling, flattened to `[B, W]`, to features `[B, D]` in
     /// fp32 before their last ReLU.
     ///

@@ -80,9 +80,9 @@ struct ConvBlock {
 }
 
 impl ConvBlock {
-    /// Convolution, norm, ReLU.
-    fn activate(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        Ok(self.norm.forward(&self.conv.forward(x, pass)?, pass)?.f_relu()?)
+    /// Convolution and norm: what ReLU is applied to.
+    fn drive(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.norm.forward(&self.conv.forward(x, pass)?, pass)
     }
 
     /// The pool after it, where there is one.
@@ -165,10 +165,12 @@ impl Plain {
     pub(super) fn forward(&self, images: &Tensor, pass: Pass, taps: &mut Taps<'_>) -> Result<Tensor> {
         let mut x = images.shallow_clone();
         for block in &self.convs {
-            x = block.activate(&x, pass)?;
-            if taps.offer(block.row.name, &x) {
+            let drive = block.drive(&x, pass)?;
+            x = drive.f_relu()?;
+            if taps.offer(block.row.name, &drive, &x) {
                 return Ok(x);
             }
+            drop(drive);
             x = block.pool(&x)?;
         }
         x = self.flatten(&x)?;
@@ -180,7 +182,7 @@ impl Plain {
     pub(super) fn input_of(&self, images: &Tensor, position: usize, pass: Pass) -> Result<Tensor> {
         let mut x = images.shallow_clone();
         for block in self.convs.iter().take(position) {
-            x = block.pool(&block.activate(&x, pass)?)?;
+            x = block.pool(&block.drive(&x, pass)?.f_relu()?)?;
         }
         let Some(before) = position.checked_sub(self.convs.len()) else { return Ok(x) };
         x = self.flatten(&x)?;
@@ -216,7 +218,7 @@ impl Plain {
             }
             x = block.linear.forward(&x, pass.kind())?;
             let active = x.f_relu()?;
-            if taps.offer(block.row.name, &active) {
+            if taps.offer(block.row.name, &x, &active) {
                 return Ok(active);
             }
             if position < last {

@@ -100,7 +100,8 @@ impl Block {
         Ok(Self { path: convs, shortcut: Some(conv_norm(&row, builder)?) })
     }
 
-    fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+    /// What its last ReLU is applied to.
+    fn drive(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         let last = self.path.len() - 1;
         let mut y = x.shallow_clone();
         for (position, layer) in self.path.iter().enumerate() {
@@ -113,10 +114,10 @@ impl Block {
             Some(layer) => layer.forward(x, pass)?,
             None => x.shallow_clone(),
         };
-        Ok(y.f_add(&around)?.f_relu()?)
+        Ok(y.f_add(&around)?)
     }
 
-    /// What [`Block::forward`] does to `x`, as text; the tensor that it leaves.
+    /// What [`Block::drive`] and its ReLU do to `x`, as text; the tensor that it leaves.
     fn script(&self, name: &str, x: &str, script: &mut Script) -> Value {
         let last = self.path.len() - 1;
         let mut y = x.to_owned();
@@ -165,16 +166,21 @@ impl ResNet {
 
     /// Runs to the end, or until `taps` have all that they want.
     pub(super) fn forward(&self, images: &Tensor, pass: Pass, taps: &mut Taps<'_>) -> Result<Tensor> {
-        let mut x = self.stem.forward(images, pass)?.f_relu()?;
-        if taps.offer("conv1", &x) {
+        let drive = self.stem.forward(images, pass)?;
+        let mut x = drive.f_relu()?;
+        if taps.offer("conv1", &drive, &x) {
             return Ok(x);
         }
+        drop(drive);
         x = x.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
         for (name, blocks) in STAGES.iter().zip(&self.stages) {
-            for block in blocks {
-                x = block.forward(&x, pass)?;
+            let Some((last, others)) = blocks.split_last() else { continue };
+            for block in others {
+                x = block.drive(&x, pass)?.f_relu()?;
             }
-            if taps.offer(name, &x) {
+            let drive = last.drive(&x, pass)?;
+            x = drive.f_relu()?;
+            if taps.offer(name, &drive, &x) {
                 return Ok(x);
             }
         }

@@ -7,21 +7,28 @@ use tch::Tensor;
 #[derive(Debug)]
 pub(super) struct Taps<'a> {
     wanted: &'a [&'a str],
+    before_relu: bool,
     found: Vec<Option<Tensor>>,
 }
 
 impl<'a> Taps<'a> {
     /// A name may stand there twice.
     pub(super) fn new(wanted: &'a [&'a str]) -> Self {
-        Self { wanted, found: wanted.iter().map(|_| None).collect() }
+        Self { wanted, before_relu: false, found: wanted.iter().map(|_| None).collect() }
     }
 
-    /// Keeps the activation of the layer `name` where it is wanted; true once everything wanted is there. Without a wish the pass
-    /// goes to its end.
-    pub(super) fn offer(&mut self, name: &str, activation: &Tensor) -> bool {
+    /// As [`Taps::new`], for what the last ReLU of each layer is applied to.
+    pub(super) fn before_relu(wanted: &'a [&'a str]) -> Self {
+        Self { before_relu: true, ..Self::new(wanted) }
+    }
+
+    /// Keeps what the layer `name` gives, or its `drive` before ReLU, where it is wanted; true once everything wanted is there. Without a
+    /// wish the pass goes to its end.
+    pub(super) fn offer(&mut self, name: &str, drive: &Tensor, activation: &Tensor) -> bool {
+        let kept = if self.before_relu { drive } else { activation };
         for (wanted, found) in self.wanted.iter().zip(&mut self.found) {
             if *wanted == name {
-                *found = Some(activation.shallow_clone());
+                *found = Some(kept.shallow_clone());
             }
         }
         !self.found.is_empty() && self.found.iter().all(Option::is_some)

@@ -11,7 +11,7 @@ use crate::ingest::{Cursor, Passes, SampleMeta};
 use crate::model::{Backbone, Mode, Normalizer};
 use crate::shards::{Ledger, ShardList};
 use crate::torch::device::Placement;
-use crate::train::upload::Uploader;
+use crate::train::upload::{DeviceBatch, Uploader};
 use std::sync::Arc;
 use tch::Tensor;
 
@@ -41,6 +41,20 @@ impl Encoding<'_> {
         ledger: &Arc<Ledger>,
         mut each: impl FnMut(&[SampleMeta], &Tensor) -> Result<()>,
     ) -> Result<()> {
+        self.batches(list, ledger, |batch, images| each(&batch.samples, &self.encode(images)?))
+    }
+
+    /// Hands `each` the batches with their center views as they are, uint8 `[B, S, S, 3]`, and the images that the network takes,
+    /// `[B, 3, S, S]`.
+    ///
+    /// # Errors
+    /// As [`Encoding::run`].
+    pub fn batches(
+        &self,
+        list: ShardList,
+        ledger: &Arc<Ledger>,
+        mut each: impl FnMut(&DeviceBatch, &Tensor) -> Result<()>,
+    ) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let runtime = start_runtime()?;
         let stop = Stop::default();
@@ -64,7 +78,7 @@ impl Encoding<'_> {
                 Next::End => return Ok(()),
                 Next::Stopped => return Err(Error::Interrupted { snapshot: None }),
             };
-            each(&batch.samples, &self.encode(&normalizer.prepare(batch.center_views()?)?)?)?;
+            each(&batch, &normalizer.prepare(batch.center_views()?)?)?;
         }
     }
 

@@ -1,7 +1,10 @@
 //! What a run says of itself: one line of `metrics.jsonl` each, and the same to every other listener.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// A line of `metrics.jsonl`: `kind` says which.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +29,19 @@ impl Record {
             Self::Snapshot(record) => record.step,
             Self::Alarm(record) => record.step,
         }
+    }
+}
+
+/// All that a run has said so far, lines of kinds unknown here left out; nothing where it has not begun.
+///
+/// # Errors
+/// `metrics.jsonl` cannot be read.
+pub fn read(run: &Path) -> Result<Vec<Record>> {
+    let path = run.join("metrics.jsonl");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::file("read", &path, &error)),
     }
 }
 

@@ -1,11 +1,15 @@
-//! Plots of measures over steps or settings, as SVG.
+//! Plots of measures over steps or settings, as SVG or pixels.
 //!
-//! In: named series of points, and what the axes are called. Out: the text of an SVG file, dark on light, with a legend beside the
-//! lines where there are several. What can go wrong: no point is a finite number.
+//! In: named series of points, and what the axes are called. Out: the text of an SVG file or a picture, dark on light, with a legend
+//! beside the lines where there are several; one plot, or several in a grid. What can go wrong: no point is a finite number.
 
 use crate::error::{Error, Result};
+use image::RgbImage;
+use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::register_font;
+use std::sync::OnceLock;
 
 /// Colours that are told apart also without seeing red from green (Okabe and Ito).
 const COLOURS: [RGBColor; 7] = [
@@ -65,17 +69,20 @@ impl Plot<'_> {
     /// # Errors
     /// There is no point to show.
     pub fn svg(&self) -> Result<String> {
+        svg(std::slice::from_ref(self), 1)
+    }
+
+    fn draw_on<B>(&self, area: &DrawingArea<B, Shift>) -> Result<()>
+    where
+        B: DrawingBackend,
+        B::ErrorType: 'static,
+    {
         let (x, y) = self.ranges()?;
-        let mut text = String::new();
-        {
-            let area = SVGBackend::with_string(&mut text, self.size).into_drawing_area();
-            let drawn = match self.log_x {
-                true => self.draw(&area, (x.0..x.1).log_scale(), y),
-                false => self.draw(&area, x.0..x.1, y),
-            };
-            drawn.map_err(|why| Error::data(format!("cannot draw {}: {why}", self.title)))?;
-        }
-        Ok(text)
+        let drawn = match self.log_x {
+            true => self.draw(area, (x.0..x.1).log_scale(), y),
+            false => self.draw(area, x.0..x.1, y),
+        };
+        drawn.map_err(|why| Error::data(format!("cannot draw {}: {why}", self.title)))
     }
 
     /// Smallest and largest x and y, with some room around.
@@ -115,13 +122,15 @@ impl Plot<'_> {
         })
     }
 
-    fn draw<X>(
+    fn draw<B, X>(
         &self,
-        area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+        area: &DrawingArea<B, Shift>,
         x: X,
         (low, high): (f64, f64),
     ) -> Result<(), Box<dyn std::error::Error>>
     where
+        B: DrawingBackend,
+        B::ErrorType: 'static,
         X: AsRangedCoord<Value = f64>,
         X::CoordDescType: ValueFormatter<f64>,
     {
@@ -174,8 +183,74 @@ impl Plot<'_> {
                 .label_font(letters(LETTERS - 2))
                 .draw()?;
         }
-        area.present()?;
         Ok(())
+    }
+}
+
+/// Plots of one size in a grid, row by row: the text of an SVG file.
+///
+/// # Errors
+/// One of them has no point to show.
+pub fn svg(plots: &[Plot<'_>], columns: usize) -> Result<String> {
+    let grid = Grid::of(plots, columns)?;
+    let mut text = String::new();
+    grid.draw_on(&SVGBackend::with_string(&mut text, grid.size()).into_drawing_area())?;
+    Ok(text)
+}
+
+/// As [`svg`], as pixels.
+///
+/// # Errors
+/// One of them has no point to show.
+pub fn picture(plots: &[Plot<'_>], columns: usize) -> Result<RgbImage> {
+    let grid = Grid::of(plots, columns)?;
+    let (width, height) = grid.size();
+    let mut pixels = vec![255; 3 * width as usize * height as usize];
+    grid.draw_on(&BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area())?;
+    RgbImage::from_raw(width, height, pixels).ok_or_else(|| Error::data("a plot is not as large as it was to be"))
+}
+
+/// Plots of one size, row by row.
+struct Grid<'p> {
+    plots: &'p [Plot<'p>],
+    columns: usize,
+    rows: usize,
+    each: (u32, u32),
+}
+
+impl<'p> Grid<'p> {
+    fn of(plots: &'p [Plot<'p>], columns: usize) -> Result<Self> {
+        let Some(first) = plots.first() else { return Err(Error::data("there is nothing to plot")) };
+        let columns = columns.clamp(1, plots.len());
+        Ok(Self { plots, columns, rows: plots.len().div_ceil(columns), each: first.size })
+    }
+
+    fn size(&self) -> (u32, u32) {
+        (self.each.0 * self.columns as u32, self.each.1 * self.rows as u32)
+    }
+
+    fn draw_on<B>(&self, area: &DrawingArea<B, Shift>) -> Result<()>
+    where
+        B: DrawingBackend,
+        B::ErrorType: 'static,
+    {
+        know_typeface()?;
+        let cannot = |why: &dyn std::fmt::Display| Error::data(format!("cannot draw: {why}"));
+        area.fill(&WHITE).map_err(|why| cannot(&why))?;
+        for (plot, part) in self.plots.iter().zip(area.split_evenly((self.rows, self.columns))) {
+            plot.draw_on(&part)?;
+        }
+        area.present().map_err(|why| cannot(&why))
+    }
+}
+
+/// Tells the plotting library, once, what letters look like: they are measured by it in SVGs too.
+fn know_typeface() -> Result<()> {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    let register = || register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT).is_ok();
+    match KNOWN.get_or_init(register) {
+        true => Ok(()),
+        false => Err(Error::data("the embedded typeface cannot be read")),
     }
 }
 
@@ -198,6 +273,7 @@ fn trimmed(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use image::GenericImageView;
 
     fn series(name: &str, points: &[(f64, f64)]) -> Series {
         let points = points.iter().map(|&(x, y)| Point { x, y, spread: 0.0 }).collect();
@@ -219,6 +295,21 @@ mod tests {
             assert_eq!(svg.matches("<circle").count(), 3, "a point that is no number is left out");
             assert!(!svg.contains("NaN") && !svg.contains("inf"));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_grid_holds_all_plots_and_pixels_show_what_svg_does() -> Result<()> {
+        let lines = [series("one", &[(1.0, 2.0), (2.0, 3.0)])];
+        let plots = [plot(&lines, false), plot(&lines, true), plot(&lines, false)];
+        let text = svg(&plots, 2)?;
+        assert_eq!(text.matches("Accuracy").count(), 3);
+        assert!(text.contains("width=\"1280\" height=\"800\""));
+        let pixels = picture(&plots, 2)?;
+        assert_eq!(pixels.dimensions(), (1_280, 800));
+        let blue = |x: u32, y: u32| pixels.view(x, y, 640, 400).pixels().any(|(_, _, pixel)| pixel.0 == [0, 114, 178]);
+        assert!(blue(0, 0) && blue(640, 0) && blue(0, 400) && !blue(640, 400));
+        assert!(svg(&[], 2).is_err());
         Ok(())
     }
 

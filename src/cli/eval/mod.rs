@@ -4,7 +4,6 @@ mod detection;
 mod nmi;
 mod probe;
 mod probes;
-mod progress;
 mod report;
 mod retrieval;
 mod segmentation;

@@ -4,9 +4,9 @@
 //! what is missing is said before work begins. Photographs go by once, one at a time; with `--cache` what the network saw in them is
 //! kept, so that an interrupted evaluation goes on where it was.
 
-use super::progress::Progress;
 use super::publish;
 use crate::cli::network::{Network, NetworkArguments};
+use crate::cli::progress::Progress;
 use crate::error::{Error, Result};
 use crate::evaluate::precision::Relevance;
 use crate::evaluate::retrieval::cache::{Cache, Settings};

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::{knn, linear};
 use crate::observe::console::say;
 use crate::pipeline;
-use crate::train::record::Record;
+use crate::train::record::{self, Record};
 use crate::visualize::plot::Plot;
 use grid::{Axis, Combination, combinations};
 use std::io::IsTerminal;
@@ -140,15 +140,11 @@ fn measure(arguments: &Arguments, run: &Path) -> Result<Measures> {
 
 /// NMI of the last clustering with the labels, and with the one before.
 fn last_cycle(run: &Path) -> Result<(Option<f64>, Option<f64>)> {
-    let path = run.join("metrics.jsonl");
-    let text = std::fs::read_to_string(&path).map_err(|error| Error::file("read", &path, &error))?;
-    let mut last = (None, None);
-    for line in text.lines() {
-        if let Ok(Record::Cycle(cycle)) = serde_json::from_str(line) {
-            last = (cycle.nmi_labels, cycle.nmi_prev);
-        }
-    }
-    Ok(last)
+    let cycles = record::read(run)?.into_iter().filter_map(|record| match record {
+        Record::Cycle(cycle) => Some((cycle.nmi_labels, cycle.nmi_prev)),
+        _ => None,
+    });
+    Ok(cycles.last().unwrap_or_default())
 }
 
 /// The table as Markdown, and a plot of each measure.

@@ -105,8 +105,13 @@ fn html(block: &Block) -> String {
             format!("<figure role=\"img\" aria-label=\"{}\">{svg}</figure>\n", escaped(title))
         }
         Block::Table { head, rows } => {
+            let numeric: Vec<bool> = (0..head.len()).map(|column| is_numeric(rows, column)).collect();
             let row = |cells: &[String], tag: &str| {
-                cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell))).collect::<String>()
+                let cells = cells.iter().enumerate().map(|(column, cell)| {
+                    let class = if numeric.get(column) == Some(&true) { " class=\"number\"" } else { "" };
+                    format!("<{tag}{class}>{}</{tag}>", escaped(cell))
+                });
+                cells.collect::<String>()
             };
             let mut text =
                 format!("<div class=\"scroll\"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n", row(head, "th"));
@@ -118,6 +123,12 @@ fn html(block: &Block) -> String {
             text
         }
     }
+}
+
+/// Whether every cell of a column that says something says a number.
+fn is_numeric(rows: &[Row], column: usize) -> bool {
+    let mut cells = rows.iter().filter_map(|row| row.cells.get(column)).filter(|cell| !cell.is_empty()).peekable();
+    cells.peek().is_some() && cells.all(|cell| cell.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn markdown(block: &Block) -> String {
@@ -150,8 +161,8 @@ h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid #ddd; p
 p { max-width: 46rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; margin: .8rem 0; }
-th, td { padding: .28rem .7rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: .28rem .7rem; text-align: left; vertical-align: top; }
+th.number, td.number { text-align: right; white-space: nowrap; }
 thead th { border-bottom: 2px solid #888; font-weight: 600; }
 tbody tr:nth-child(even) { background: #f6f7f9; }
 tr.ours td { background: #e8f1fb; font-weight: 600; }
@@ -182,6 +193,7 @@ mod tests {
     fn what_is_said_is_no_markup() {
         let html = page().html();
         assert!(html.contains("<p>k &lt; 100 &amp; more</p>") && html.contains("<td>&lt;this&gt; &amp; run</td>"));
+        assert!(html.contains("<th class=\"number\">mAP</th>") && html.contains("<td class=\"number\">2.0</td>"));
         assert!(html.contains("<tr class=\"ours\">") && html.contains("<svg></svg>"));
         assert!(!html.contains("http"), "it stands alone");
     }

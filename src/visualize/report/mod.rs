@@ -5,7 +5,6 @@
 //! [`Document`]. Nothing is computed here: a number on the page stands in one of those files. What can go wrong: no such run, or
 //! a line in a file that is none.
 
-mod curves;
 mod document;
 mod published;
 mod tables;
@@ -15,7 +14,8 @@ pub use document::{Block, Document, Row, Section};
 use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::evaluate::results::{self, Evaluation};
-use crate::train::record::Record;
+use crate::train::record;
+use crate::visualize::curves::{Curve, curves};
 use std::path::Path;
 
 /// Builds the page of a run.
@@ -30,15 +30,16 @@ pub fn of(run: &Path) -> Result<Document> {
     }
     let plan = Plan::load(&pipeline, &[])?;
     let settings = std::fs::read_to_string(&pipeline).map_err(|error| Error::file("read", &pipeline, &error))?;
-    let records = records(run)?;
+    let records = record::read(run)?;
     let evaluations = latest(results::read(run)?);
     let name = run.file_name().map_or_else(|| run.display().to_string(), |name| name.to_string_lossy().into_owned());
 
     let mut sections = vec![Section { title: "The run".to_owned(), blocks: tables::run(&plan, &records) }];
     sections.extend(tables::sections(&plan, &evaluations));
-    let curves = curves::all(&records)?;
+    let curves = curves(&[(name.clone(), records)]);
     if !curves.is_empty() {
-        sections.push(Section { title: "Training (Figure 2)".to_owned(), blocks: curves });
+        let blocks: Result<Vec<Block>> = curves.iter().map(plot).collect();
+        sections.push(Section { title: "Training (Figure 2)".to_owned(), blocks: blocks? });
     }
     let missing = tables::missing(run, &plan, &evaluations);
     if !missing.is_empty() {
@@ -48,14 +49,9 @@ pub fn of(run: &Path) -> Result<Document> {
     Ok(Document { title: format!("shoal: {name}"), sections })
 }
 
-/// Lines of `metrics.jsonl`, those of kinds unknown here left out; none where the run has not begun.
-fn records(run: &Path) -> Result<Vec<Record>> {
-    let path = run.join("metrics.jsonl");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::file("read", &path, &error)),
-    }
+fn plot(curve: &Curve) -> Result<Block> {
+    let svg = curve.plot((760, 360)).svg()?;
+    Ok(Block::Plot { name: format!("report-{}.svg", curve.name), title: curve.title.to_owned(), svg })
 }
 
 /// Of evaluations that measured the same thing the last one, in the order in which they were first made.

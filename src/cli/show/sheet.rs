@@ -1,22 +1,19 @@
-//! `shoal show`: pictures of what a run has found.
+//! `shoal show sheet`: clusters with their photographs.
 
+use super::save;
+use crate::cli::print;
 use crate::cluster::assignments::Assignments;
 use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::pipeline::find;
 use crate::shards::ShardList;
 use crate::shards::index::Index;
-use crate::visualize::sheet::{Choice, Sheet, SheetRow, describe, nearest};
+use crate::visualize::choice::{Choice, Clusters, Order, Sort};
+use crate::visualize::sheet::{Sheet, SheetRow};
+use indicatif::HumanCount;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// The pictures.
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
-    /// Clusters as a contact sheet: one row each, the photographs nearest to its centroid first
-    Sheet(SheetArguments),
-}
 
 /// The arguments of `shoal show sheet`.
 #[derive(Debug, clap::Args)]
@@ -24,8 +21,10 @@ pub(super) enum Command {
 Examples:
   shoal show sheet --run runs/demo --out sheet.png
   shoal show sheet --run runs/demo --out three.png --cluster 4,7,12 --columns 12
-  shoal show sheet --run runs/yfcc --shards 'part-{000..003}.tar' --out some.png --largest")]
-pub(super) struct SheetArguments {
+  shoal show sheet --run runs/imagenet --out pure.png --sort purity --first
+  shoal show sheet --run runs/demo --out edge.png --order farthest
+  shoal show sheet --run runs/yfcc --shards 'part-{000..003}.tar' --out some.png --first")]
+pub(in crate::cli) struct Arguments {
     /// The run
     #[arg(long, value_name = "DIR")]
     run: PathBuf,
@@ -35,15 +34,21 @@ pub(super) struct SheetArguments {
     /// The cycle after this step, by default the last
     #[arg(long, value_name = "STEP")]
     step: Option<u64>,
-    /// Clusters shown, spread evenly from the largest to the smallest
+    /// Clusters shown, spread evenly from the first to the last
     #[arg(long, default_value_t = 12)]
     rows: usize,
-    /// Only the largest clusters
-    #[arg(long)]
-    largest: bool,
+    /// What they are sorted by
+    #[arg(long, value_enum, default_value_t = Sort::Size)]
+    sort: Sort,
+    /// Not spread: only the first of them
+    #[arg(long, alias = "largest")]
+    first: bool,
     /// These clusters
-    #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with = "largest")]
+    #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with_all = ["first", "sort"])]
     cluster: Vec<usize>,
+    /// Which photographs of a cluster are shown
+    #[arg(long, value_enum, default_value_t = Order::Nearest)]
+    order: Order,
     /// Photographs in a row
     #[arg(long, default_value_t = 8)]
     columns: usize,
@@ -55,27 +60,19 @@ pub(super) struct SheetArguments {
     shards: Vec<String>,
 }
 
-pub(super) fn run(command: &Command) -> Result<()> {
-    match command {
-        Command::Sheet(arguments) => sheet(arguments),
-    }
-}
-
-fn sheet(arguments: &SheetArguments) -> Result<()> {
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let plan = Plan::load(&arguments.run.join("pipeline.toml"), &[])?;
     let file = assignments_file(&arguments.run, arguments.step)?;
     let assignments = Assignments::read(&file)?;
-    let choice = match (arguments.cluster.as_slice(), arguments.largest) {
+    let choice = match (arguments.cluster.as_slice(), arguments.first) {
         ([], false) => Choice::Spread(arguments.rows),
-        ([], true) => Choice::Largest(arguments.rows),
+        ([], true) => Choice::First(arguments.rows),
         (clusters, _) => Choice::These(clusters.to_vec()),
     };
-    let sizes = assignments.sizes();
-    let clusters = choice.clusters(&sizes)?;
-    let chosen: Vec<Vec<usize>> = clusters
-        .iter()
-        .map(|cluster| nearest(*cluster, &assignments.clusters, &assignments.distances, arguments.columns))
-        .collect();
+    let all = Clusters::of(&assignments);
+    let clusters = all.choose(&choice, arguments.sort)?;
+    let members = |cluster: &usize| all.members(*cluster, arguments.order, arguments.columns);
+    let chosen: Vec<Vec<usize>> = clusters.iter().map(members).collect();
     let wanted: HashSet<_> = chosen.iter().flatten().map(|row| assignments.ids[*row]).collect();
     let specs = if arguments.shards.is_empty() { &plan.stream.shards } else { &arguments.shards };
     let list = ShardList::parse_with(specs, &plan.fetch)?;
@@ -89,13 +86,16 @@ fn sheet(arguments: &SheetArguments) -> Result<()> {
         ))
         .with_hint("name the shards that hold them with --shards"));
     }
+    let largest = clusters.iter().map(|cluster| all.size(*cluster)).max().unwrap_or(0).max(1);
     let mut rows = Vec::with_capacity(clusters.len());
     for (cluster, members) in clusters.iter().zip(&chosen) {
         let thumbnails = members.iter().filter_map(|row| Some(found.get(&assignments.ids[*row])?.1.clone())).collect();
+        let size = all.size(*cluster);
+        let unit = if size == 1 { "image" } else { "images" };
         rows.push(SheetRow {
-            cluster: *cluster,
-            size: sizes[*cluster],
-            caption: caption(&assignments, *cluster),
+            name: format!("cluster {cluster}"),
+            share: Some(size as f64 / largest as f64),
+            caption: format!("{} {unit}\n{}", HumanCount(size as u64), all.describe(*cluster)),
             thumbnails,
         });
     }
@@ -103,26 +103,15 @@ fn sheet(arguments: &SheetArguments) -> Result<()> {
     let sheet = Sheet {
         title: format!("Clusters of {}", arguments.run.display()),
         subtitle: format!(
-            "{name} · {} clusters, {} photographs · nearest to the centroid first",
-            sizes.iter().filter(|size| **size > 0).count(),
-            assignments.ids.len()
+            "{name} · {} clusters, {} photographs · {}",
+            all.count(),
+            assignments.ids.len(),
+            arguments.order.name()
         ),
         rows,
     };
-    let picture = sheet.render(arguments.side)?;
-    picture
-        .save(&arguments.out)
-        .map_err(|error| Error::data(format!("cannot write {}: {error}", arguments.out.display())))?;
-    super::print(&format!("{} clusters, {} photographs -> {}", clusters.len(), found.len(), arguments.out.display()))
-}
-
-/// Mean distance, and the classes of the samples where they have some.
-fn caption(assignments: &Assignments, cluster: usize) -> String {
-    let members = assignments.clusters.iter().enumerate().filter(|(_, found)| **found as usize == cluster);
-    let members: Vec<usize> = members.map(|(row, _)| row).collect();
-    let distance: f64 = members.iter().map(|row| f64::from(assignments.distances[*row])).sum();
-    let classes: Vec<i64> = members.iter().filter_map(|row| assignments.classes[*row]).collect();
-    describe(distance / members.len().max(1) as f64, &classes)
+    save(&sheet.render(arguments.side)?, &arguments.out)?;
+    print(&format!("{} clusters, {} photographs -> {}", clusters.len(), found.len(), arguments.out.display()))
 }
 
 /// The assignments of the cycle at `step`, or of the last one.

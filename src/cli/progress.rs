@@ -1,4 +1,4 @@
-//! How far an evaluation is, on standard error: a bar on a terminal, elsewhere a line every ten seconds.
+//! How far a command is, on standard error: a bar on a terminal, elsewhere a line every ten seconds.
 
 use crate::observe::console::say;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -1,0 +1,45 @@
+//! `shoal show`: pictures of what a run has found.
+
+mod activations;
+mod curves;
+mod filters;
+mod sheet;
+mod top;
+
+use crate::error::{Error, Result};
+use image::RgbImage;
+use std::path::Path;
+
+/// The pictures.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// The filters of the first layer (Figure 3), of one network or several side by side
+    Filters(filters::Arguments),
+    /// For filters of a layer, the image that each answers most, by gradient ascent (Figure 4)
+    Activations(activations::Arguments),
+    /// For filters of a layer, the images of a list that each answers most (Figures 4 and 5)
+    Top(top::Arguments),
+    /// Clusters as a contact sheet: a row each, photographs by their distance to its centroid
+    Sheet(sheet::Arguments),
+    /// Curves of one run or several: loss, agreement of clusterings, sizes of clusters, speed (Figure 2)
+    Curves(curves::Arguments),
+}
+
+pub(super) fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Filters(arguments) => filters::run(arguments),
+        Command::Activations(arguments) => activations::run(arguments),
+        Command::Top(arguments) => top::run(arguments),
+        Command::Sheet(arguments) => sheet::run(arguments),
+        Command::Curves(arguments) => curves::run(arguments),
+    }
+}
+
+/// Writes a picture in the format that its name ends with.
+fn save(picture: &RgbImage, path: &Path) -> Result<()> {
+    let saved = picture.save(path);
+    saved.map_err(|error| {
+        Error::data(format!("cannot write {}: {error}", path.display()))
+            .with_hint("--out names a PNG in a folder that exists")
+    })
+}
