@@ -9,6 +9,7 @@ mod canvas;
 pub mod choice;
 pub mod curves;
 pub mod filters;
+pub mod map;
 pub mod mosaic;
 pub mod plot;
 pub mod report;
