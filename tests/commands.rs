@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 const PHOTOS: &str = "shards/photos-000000.tar";
 
 /// One finished run for all tests of this module: 48 steps on 225 photographs.
-fn finished_run() -> &'static Path {
+pub fn finished_run() -> &'static Path {
     static RUN: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, run) = RUN.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -393,7 +393,12 @@ fn the_doctor_and_the_completions_answer() {
         ["eval", "segmentation"],
         ["eval", "retrieval"],
         ["eval", "report"],
+        ["show", "filters"],
+        ["show", "activations"],
+        ["show", "top"],
         ["show", "sheet"],
+        ["show", "map"],
+        ["show", "curves"],
     ] {
         assert!(ok(&[command[0], command[1], "--help"]).contains("Example"), "{command:?}");
     }

@@ -27,6 +27,7 @@ mod run;
 mod s3;
 mod segmentation;
 mod server;
+mod show;
 mod small_process;
 mod stores;
 mod stream;

@@ -1,6 +1,6 @@
 //! `shoal embed`: the features of every image of a list.
 
-use super::network::NetworkArguments;
+use super::network::FeatureArguments;
 use crate::error::{Error, Result};
 use crate::evaluate::features::FeatureWriter;
 use indicatif::ProgressBar;
@@ -16,7 +16,7 @@ Examples:
 Columns of the Arrow IPC file: key, id (u64), feature (fixed-size list of f32), label (from .cls, or null).")]
 pub(super) struct Arguments {
     #[command(flatten)]
-    network: NetworkArguments,
+    network: FeatureArguments,
     /// Shards: paths, URLs, braces, globs, folders, pipe:COMMAND, @list.txt (repeatable)
     #[arg(long, required = true, value_name = "LIST")]
     shards: Vec<String>,

@@ -17,7 +17,6 @@ use crate::torch::device::{Placement, place, set_threads};
 use crate::train::state::views_metadata;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde::Serialize;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The arguments of `shoal init`.
@@ -153,15 +152,12 @@ fn method(name: &str) -> Method {
     }
 }
 
-/// Writes aside and renames.
 fn write(backbone: &Backbone, views: &ViewsPlan, method: Method, images: i64, out: &Path) -> Result<()> {
     let mut metadata = backbone.metadata();
     metadata.insert("views".into(), views_metadata(views)?);
     metadata.insert("init".into(), method.name().into());
     metadata.insert("images".into(), images.to_string());
-    let aside = out.with_extension("safetensors.tmp");
-    state::write_safetensors(&aside, &backbone.state()?, &metadata)?;
-    fs::rename(&aside, out).map_err(|error| Error::file("write", out, &error))
+    state::replace_safetensors(out, &backbone.state()?, &metadata)
 }
 
 impl Initialized {

@@ -33,13 +33,20 @@ pub(super) struct NetworkArguments {
     /// Set a key of the pipeline, e.g. stream.seed=7 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "pipeline")]
     set: Vec<String>,
+    /// Where to compute
+    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
+    device: String,
+}
+
+/// Which network, and which of its features.
+#[derive(Debug, clap::Args)]
+pub(super) struct FeatureArguments {
+    #[command(flatten)]
+    network: NetworkArguments,
     /// Layer whose features are taken (after batch norm and ReLU, average-pooled to at most 9,600 values); by default the
     /// feature that is clustered
     #[arg(long)]
     layer: Option<String>,
-    /// Where to compute
-    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "cuda"])]
-    device: String,
     /// Images encoded at once
     #[arg(long, default_value_t = BATCH_SIZE)]
     batch_size: usize,
@@ -60,9 +67,8 @@ pub(super) struct Network {
 
 impl NetworkArguments {
     /// What `--snapshot` takes, with the defaults of everything else.
-    pub(super) fn of(run: &Path, layer: Option<String>) -> Self {
-        let snapshot = run.display().to_string();
-        Self { snapshot, pipeline: None, set: Vec::new(), layer, device: "auto".to_owned(), batch_size: BATCH_SIZE }
+    pub(super) fn of(snapshot: &str) -> Self {
+        Self { snapshot: snapshot.to_owned(), pipeline: None, set: Vec::new(), device: "auto".to_owned() }
     }
 
     /// Opens it.
@@ -84,13 +90,9 @@ impl NetworkArguments {
             }
             None => self.trained(&plan, &placement)?,
         };
-        if let Some(layer) = &self.layer {
-            check_layer(&backbone, layer)?;
-        }
         plan.views = views;
         let origin = self.snapshot.clone();
-        let (layer, batch_size) = (self.layer.clone(), self.batch_size);
-        Ok(Network { backbone, placement, origin, plan, step, layer, batch_size })
+        Ok(Network { backbone, placement, origin, plan, step, layer: None, batch_size: BATCH_SIZE })
     }
 
     /// Untrained: the network that a run of the pipeline would start with, or a plain one.
@@ -131,6 +133,22 @@ impl NetworkArguments {
         }
         let step = metadata.get("step").and_then(|step| step.parse().ok());
         Ok((backbone, views, step))
+    }
+}
+
+impl FeatureArguments {
+    /// The latest snapshot of a run, with the defaults of everything else.
+    pub(super) fn of(run: &Path, layer: Option<String>) -> Self {
+        Self { network: NetworkArguments::of(&run.display().to_string()), layer, batch_size: BATCH_SIZE }
+    }
+
+    /// Opens it.
+    pub(super) fn open(&self) -> Result<Network> {
+        let network = self.network.open()?;
+        if let Some(layer) = &self.layer {
+            check_layer(&network.backbone, layer)?;
+        }
+        Ok(Network { layer: self.layer.clone(), batch_size: self.batch_size, ..network })
     }
 }
 

@@ -4,13 +4,14 @@
 //! contiguous, by way of the CPU. The same tensors and metadata give the same bytes: the metadata is one JSON object
 //! with sorted keys, under the single key `shoal` of the header.
 //!
-//! What can go wrong is said with the file, the tensor, what was expected and what was found. Nothing here is atomic:
-//! writing aside and renaming is the snapshot's business.
+//! What can go wrong is said with the file, the tensor, what was expected and what was found. Only [`replace_safetensors`] is
+//! atomic: a snapshot is so as a whole.
 
 use crate::error::{Error, Result};
 use crate::model::init::Named;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -67,6 +68,20 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, Tensor)], metadata: &M
     let text = serde_json::to_string(metadata).map_err(|error| refuse(error.to_string()))?;
     let header = HashMap::from([(METADATA_KEY.to_owned(), text)]);
     safetensors::tensor::serialize_to_file(views, Some(header), path).map_err(|error| refuse(error.to_string()))
+}
+
+/// [`write_safetensors`] to a file beside `path`, which takes its name once it is on disk: a crash leaves the file that was there.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn replace_safetensors(path: &Path, tensors: &[(String, Tensor)], metadata: &Metadata) -> Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".partial");
+    let aside = Path::new(&aside);
+    let failed = |error: std::io::Error| Error::file("write", path, &error);
+    write_safetensors(aside, tensors, metadata)?;
+    File::open(aside).and_then(|file| file.sync_all()).map_err(failed)?;
+    std::fs::rename(aside, path).map_err(failed)
 }
 
 /// Copies `source` into `targets` by name, in place: every target must be there, in its shape and kind. What else

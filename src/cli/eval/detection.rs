@@ -37,7 +37,7 @@ Proposals: selective search as published with Fast R-CNN (voc_2007_trainval.mat,
 as in the annotations. Without any, shoal takes windows of its own, which find fewer objects: such numbers do not compare with the paper's.
 
 With --state, Ctrl-C leaves a file from which the same command goes on; detections are then kept beside it, unless --detections says
-where. --layer and --batch-size have no part in this.")]
+where.")]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     network: NetworkArguments,
@@ -124,9 +124,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let options = arguments.options()?;
     let kit = Devkit::open(&arguments.voc, "VOC2007")?;
     let network = arguments.network.open()?;
-    if network.layer().is_some() {
-        return Err(Error::usage("--layer has no part in detection: regions are pooled from the last convolution"));
-    }
     let backbone = network.backbone();
     let (detector, normalizer) = (Detector::new(backbone, options.seed)?, network.normalizer()?);
     let runtime = start_runtime()?;

@@ -1,7 +1,7 @@
 //! `shoal eval knn` and `shoal eval linear`: what a network has learnt, by frozen features.
 
 use super::publish;
-use crate::cli::network::{Network, NetworkArguments};
+use crate::cli::network::{FeatureArguments, Network};
 use crate::error::Result;
 use crate::evaluate::{knn, linear};
 use serde::Serialize;
@@ -15,7 +15,7 @@ Example:
     --train shards/fashion-train.tar.zst --test shards/fashion-test.tar.zst --json")]
 pub(in crate::cli) struct ProbeArguments {
     #[command(flatten)]
-    network: NetworkArguments,
+    network: FeatureArguments,
     /// Labelled shards (.cls) to fit on (repeatable)
     #[arg(long, required = true, value_name = "LIST")]
     train: Vec<String>,

@@ -25,10 +25,7 @@ use std::path::{Path, PathBuf};
 
 /// The arguments of `shoal eval retrieval`.
 #[derive(Debug, clap::Args)]
-#[command(
-    mut_arg("layer", |layer| layer.help("Layer whose map is taken (after batch norm and ReLU, before its pool); by default the last one")),
-    mut_arg("batch_size", |batch_size| batch_size.hide(true)),
-    after_help = "\
+#[command(after_help = "\
 Examples:
   shoal eval retrieval --snapshot runs/vgg --images oxford5k/images --truth oxford5k/truth \\
     --whiten-images paris6k/images --cache cache
@@ -38,11 +35,13 @@ Examples:
 The folder of --truth holds NAME_query.txt (a photograph, and left, top, right and bottom of a box), NAME_good.txt, NAME_ok.txt and
 NAME_junk.txt for each query, as the authors of Oxford 5k and Paris 6k hand them out. Photographs go through the network one at a
 time, at their aspect. With --cache, one small file for each photograph and network is kept (40 kB for VGG-16): whatever is there
-already is not computed again, after an interruption or for other --dims, queries or whitening."
-)]
+already is not computed again, after an interruption or for other --dims, queries or whitening.")]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     network: NetworkArguments,
+    /// Layer whose map is taken (after batch norm and ReLU, before its pool); by default the last one
+    #[arg(long)]
+    layer: Option<String>,
     /// Folder of the photographs that are ranked; those of folders in it count
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
@@ -180,7 +179,7 @@ impl Arguments {
     fn looker<'a>(&self, network: &'a Network) -> Result<Looker<'a>> {
         let backbone = network.backbone();
         let maps = backbone.map_layers();
-        let wanted = network.layer().or(maps.last().copied()).unwrap_or_default();
+        let wanted = self.layer.as_deref().or(maps.last().copied()).unwrap_or_default();
         let Some(layer) = maps.iter().copied().find(|&layer| layer == wanted) else {
             return Err(
                 Error::usage(format!("the layer {wanted} has no map")).with_hint(format!("one of {}", maps.join(", ")))

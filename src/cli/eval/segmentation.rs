@@ -89,9 +89,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
     let kit = Devkit::open(&arguments.voc, &arguments.year)?;
     let network = arguments.network.open()?;
-    if network.layer().is_some() {
-        return Err(Error::usage("segmentation fine-tunes the whole network").with_hint("leave out --layer"));
-    }
     let stride = match arguments.fcn.as_str() {
         "32s" => Stride::ThirtyTwo,
         "16s" => Stride::Sixteen,

@@ -28,6 +28,9 @@ evaluation removes the file. On one thread the same seed gives the same numbers.
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     network: NetworkArguments,
+    /// Crops that are scored at once
+    #[arg(long, default_value_t = 128)]
+    batch_size: usize,
     /// VOCdevkit, or the VOC2007 folder in it
     #[arg(long, value_name = "DIR")]
     voc: PathBuf,
@@ -111,14 +114,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let plan = arguments.plan()?;
     let kit = Devkit::open(&arguments.voc, "VOC2007")?;
     let network = arguments.network.open()?;
-    if network.layer().is_some() {
-        return Err(Error::usage("voc07 fine-tunes the whole network").with_hint("leave out --layer"));
-    }
     let arch = network.backbone().plan().arch;
     if matches!(arch, Arch::ResNet18 | Arch::ResNet50) && arguments.train == "fc6-8" {
         say(&format!("{} has no fc6 and fc7: a linear layer on its feature is trained", arch.name()));
     }
-    let plan = Plan { threads: network.placement().decode_threads, at_once: network.batch_size(), ..plan };
+    let plan = Plan { threads: network.placement().decode_threads, at_once: arguments.batch_size, ..plan };
 
     let mut watch = OnTerminal::new(!arguments.no_bar)?;
     let report = evaluate(&kit, network.backbone(), &network.normalizer()?, &plan, &mut watch)?;

@@ -2,7 +2,7 @@
 
 use super::save;
 use super::top::{FilterArguments, best_images, layer_of, row};
-use crate::cli::network::{Network, NetworkArguments};
+use crate::cli::network::{FeatureArguments, Network};
 use crate::cli::print;
 use crate::cli::progress::Progress;
 use crate::error::Result;
@@ -26,7 +26,7 @@ conv1 and --lr 30 --steps 3000 for conv5. With --shards each row starts with the
 photographs that the filter answers most, as Figure 4. Without --layer it is the last convolution.")]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
-    network: NetworkArguments,
+    network: FeatureArguments,
     #[command(flatten)]
     filters: FilterArguments,
     /// Show the photographs of these shards beside, that each filter answers most (repeatable)

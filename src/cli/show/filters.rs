@@ -6,7 +6,7 @@ use crate::cli::print;
 use crate::error::Result;
 use crate::visualize::filters::tiles;
 use crate::visualize::mosaic::{Mosaic, Panel, Tile};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The arguments of `shoal show filters`.
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut panels = Vec::with_capacity(arguments.snapshot.len());
     for snapshot in &arguments.snapshot {
-        let network = NetworkArguments::of(Path::new(snapshot), None).open()?;
+        let network = NetworkArguments::of(snapshot).open()?;
         let weight = network.backbone().first_filters()?;
         let (count, inputs, kernel, _) = weight.size4()?;
         let seen = if inputs == 2 { "gradients along x | along y" } else { "RGB" };

@@ -1,7 +1,7 @@
 //! `shoal show top`: the images of a list that filters answer most.
 
 use super::save;
-use crate::cli::network::{Network, NetworkArguments};
+use crate::cli::network::{FeatureArguments, Network};
 use crate::cli::print;
 use crate::error::{Error, Result};
 use crate::visualize::ascent::{check_filters, spatial_means};
@@ -35,7 +35,7 @@ An image counts by the mean of the filter's activation, after ReLU, over its cen
 --layer it is the last convolution.")]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
-    network: NetworkArguments,
+    network: FeatureArguments,
     #[command(flatten)]
     filters: FilterArguments,
     /// Shards to look through (repeatable)

@@ -3,7 +3,7 @@
 mod grid;
 mod table;
 
-use super::network::NetworkArguments;
+use super::network::FeatureArguments;
 use super::print;
 use crate::config::Plan;
 use crate::error::{Error, Result};
@@ -126,7 +126,7 @@ fn name(axes: &[Axis], values: &Combination) -> String {
 fn measure(arguments: &Arguments, run: &Path) -> Result<Measures> {
     let (mut knn, mut linear) = (None, None);
     if !arguments.train.is_empty() {
-        let network = NetworkArguments::of(run, arguments.layer.clone()).open()?;
+        let network = FeatureArguments::of(run, arguments.layer.clone()).open()?;
         let (train, train_labels) = network.labelled_features(&arguments.train)?;
         let (test, test_labels) = network.labelled_features(&arguments.test)?;
         let neighbours = knn::accuracy(&train, &train_labels, &test, &test_labels, knn::Options::default())?;

@@ -7,10 +7,9 @@
 use super::detector::Detector;
 use crate::error::{Error, Result};
 use crate::model::Named;
-use crate::model::state::{Metadata, copy_into, read_safetensors, write_safetensors};
+use crate::model::state::{Metadata, copy_into, read_safetensors, replace_safetensors};
 use crate::train::optimizer::Sgd;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
 use std::path::Path;
 
 const ITERATION: &str = "iteration";
@@ -117,10 +116,6 @@ impl State {
         metadata.insert(ITERATION.to_owned(), self.iteration.to_string());
         let losses = serde_json::to_string(&self.losses).map_err(|error| Error::data(error.to_string()))?;
         metadata.insert(LOSSES.to_owned(), losses);
-        let aside = path.with_extension("partial");
-        write_safetensors(&aside, &tensors, &metadata)?;
-        let failed = |error: std::io::Error| Error::file("write", path, &error);
-        File::open(&aside).and_then(|file| file.sync_all()).map_err(failed)?;
-        fs::rename(&aside, path).map_err(failed)
+        replace_safetensors(path, &tensors, &metadata)
     }
 }

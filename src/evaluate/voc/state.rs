@@ -6,11 +6,10 @@
 
 use crate::error::{Error, Result};
 use crate::model::Named;
-use crate::model::state::{Metadata, copy_into, read_safetensors, write_safetensors};
+use crate::model::state::{Metadata, copy_into, read_safetensors, replace_safetensors};
 use crate::train::optimizer::Sgd;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs;
 use std::path::Path;
 use tch::Tensor;
 
@@ -28,12 +27,7 @@ pub(super) struct Place {
 /// `key` is the name of the evaluation.
 pub(super) fn write(path: &Path, key: &str, place: &Place, tensors: &Named) -> Result<()> {
     let text = serde_json::to_string(place).map_err(|error| Error::data(format!("{}: {error}", path.display())))?;
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".new");
-    let aside = Path::new(&aside);
-    write_safetensors(aside, tensors, &Metadata::from([(key.to_owned(), text)]))?;
-    fs::File::open(aside).and_then(|file| file.sync_all()).map_err(|error| Error::file("sync", aside, &error))?;
-    fs::rename(aside, path).map_err(|error| Error::file("rename", aside, &error))
+    replace_safetensors(path, tensors, &Metadata::from([(key.to_owned(), text)]))
 }
 
 /// Nothing where there is no file.
@@ -84,7 +78,9 @@ fn difference(then: &Value, now: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::state::write_safetensors;
     use serde_json::json;
+    use std::fs;
 
     #[test]
     fn a_state_comes_back_to_its_own_evaluation_only() -> Result<()> {

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::pooling::Pooling;
 use crate::evaluate::probes::{Probe, Tally, check_finite};
 use crate::ingest::{Cursor, Passes, SampleMeta};
-use crate::model::state::{Metadata, read_safetensors, write_safetensors};
+use crate::model::state::{Metadata, read_safetensors, replace_safetensors};
 use crate::model::{Backbone, Mode, Named, Normalizer};
 use crate::shards::{Ledger, ShardList};
 use crate::torch::device::Placement;
@@ -311,9 +311,7 @@ impl Run<'_> {
         let text = serde_json::to_string(&self.position)
             .map_err(|error| Error::data(format!("cannot write the position: {error}")))?;
         std::fs::create_dir_all(folder).map_err(|error| Error::file("make", folder, &error))?;
-        let (path, aside) = (state_file(folder), folder.join("probes.safetensors.partial"));
-        write_safetensors(&aside, &tensors, &Metadata::from([("position".to_owned(), text)]))?;
-        std::fs::rename(&aside, &path).map_err(|error| Error::file("rename", &aside, &error))
+        replace_safetensors(&state_file(folder), &tensors, &Metadata::from([("position".to_owned(), text)]))
     }
 
     fn resume(&mut self) -> Result<()> {
