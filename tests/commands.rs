@@ -150,6 +150,36 @@ fn nmi_is_one_with_itself_and_as_recorded_with_the_cycle_before() {
 }
 
 #[test]
+fn class_folders_are_read_as_they_lie_with_their_classes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = std::fs::File::open(crate::run::root().join(PHOTOS)).expect("the shard");
+    for (number, entry) in tar::Archive::new(file).entries().expect("members").enumerate().take(60) {
+        let mut entry = entry.expect("a member");
+        let name = entry.path().expect("a name").file_name().expect("a file").to_string_lossy().into_owned();
+        let class = folder.path().join(["n01", "n02"][number % 2]);
+        std::fs::create_dir_all(&class).expect("a folder");
+        std::io::copy(&mut entry, &mut std::fs::File::create(class.join(name)).expect("a file")).expect("room");
+    }
+    let spec = format!("classes:{}", folder.path().display());
+    let knn = [
+        "eval",
+        "knn",
+        "--snapshot",
+        "random:small:rgb:64",
+        "--neighbours",
+        "1",
+        "--json",
+        "--train",
+        &spec,
+        "--test",
+        &spec,
+    ];
+    let report: Value = serde_json::from_str(&ok(&knn)).expect("JSON");
+    assert_eq!(report["accuracy"], 1.0, "each image is its own nearest neighbour: {report}");
+    assert_eq!(report["train_images"], 60);
+}
+
+#[test]
 fn a_sheet_is_a_picture_of_clusters() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("sheet.png");

@@ -89,16 +89,20 @@ fn curves_of_one_run_and_of_two() {
 }
 
 #[test]
-fn the_bank_is_a_map_with_photographs() {
+fn images_are_a_map_with_photographs() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let run = text(finished_run());
     for method in ["pca", "tsne"] {
         let out = folder.path().join(format!("{method}.png"));
-        let map = ["show", "map", "--run", run, "--method", method, "--points", "90", "--side", "40", "--width", "600"];
-        let said = ok(&[&map[..], &["--out", text(&out)]].concat());
-        assert!(said.starts_with("90 rows, "), "{said}");
+        let map = ["show", "map", "--snapshot", run, "--method", method, "--points", "90", "--side", "40"];
+        let said = ok(&[&map[..], &["--width", "600", "--out", text(&out)]].concat());
+        assert!(said.starts_with("90 points, "), "{said}");
         assert!(colours(&picture(&out)) > 500, "photographs have many colours");
     }
+    let out = folder.path().join("classes.png");
+    let fashion = ["--shards", "shards/fashion-test.tar.zst", "--images", "200", "--out", text(&out)];
+    let said = ok(&[&["show", "map", "--snapshot", "random:small:rgb:28"][..], &fashion].concat());
+    assert!(said.starts_with("256 points") || said.starts_with("200 points"), "two batches of 128: {said}");
 }
 
 #[test]

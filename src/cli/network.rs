@@ -14,6 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::torch::device::{Placement, place, set_threads};
 use crate::train::state::views_of;
 use crate::train::upload::DeviceBatch;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -206,11 +207,12 @@ impl Network {
         Ok(())
     }
 
-    /// Hands `each` every batch of the shards with the `[B, 3, S, S]` images that the network takes, once, in list order.
+    /// Hands `each` the batches of the shards with the `[B, 3, S, S]` images that the network takes, once, in list order, until it has
+    /// enough.
     pub(super) fn batches(
         &self,
         shards: &[String],
-        each: impl FnMut(&DeviceBatch, &Tensor) -> Result<()>,
+        each: impl FnMut(&DeviceBatch, &Tensor) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let ledger = Arc::new(Ledger::in_memory(&self.plan.stream));
         self.encoding().batches(ShardList::parse_with(shards, &self.plan.fetch)?, &ledger, each)?;

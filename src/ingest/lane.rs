@@ -342,7 +342,7 @@ fn open_samples(
         }
     }
     reading.is_of(stamp);
-    let mut samples = Samples::new(archive, shared.most);
+    let mut samples = Samples::new(archive, shared.most).with_class(url.class());
     if offset > 0 {
         samples.go_to(offset)?;
     }

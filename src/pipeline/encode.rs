@@ -12,6 +12,7 @@ use crate::model::{Backbone, Mode, Normalizer};
 use crate::shards::{Ledger, ShardList};
 use crate::torch::device::Placement;
 use crate::train::upload::{DeviceBatch, Uploader};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use tch::Tensor;
 
@@ -41,11 +42,14 @@ impl Encoding<'_> {
         ledger: &Arc<Ledger>,
         mut each: impl FnMut(&[SampleMeta], &Tensor) -> Result<()>,
     ) -> Result<()> {
-        self.batches(list, ledger, |batch, images| each(&batch.samples, &self.encode(images)?))
+        self.batches(list, ledger, |batch, images| {
+            each(&batch.samples, &self.encode(images)?)?;
+            Ok(ControlFlow::Continue(()))
+        })
     }
 
     /// Hands `each` the batches with their center views as they are, uint8 `[B, S, S, 3]`, and the images that the network takes,
-    /// `[B, 3, S, S]`.
+    /// `[B, 3, S, S]`, until it has enough.
     ///
     /// # Errors
     /// As [`Encoding::run`].
@@ -53,7 +57,7 @@ impl Encoding<'_> {
         &self,
         list: ShardList,
         ledger: &Arc<Ledger>,
-        mut each: impl FnMut(&DeviceBatch, &Tensor) -> Result<()>,
+        mut each: impl FnMut(&DeviceBatch, &Tensor) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let _guard = tch::no_grad_guard();
         let runtime = start_runtime()?;
@@ -78,7 +82,9 @@ impl Encoding<'_> {
                 Next::End => return Ok(()),
                 Next::Stopped => return Err(Error::Interrupted { snapshot: None }),
             };
-            each(&batch, &normalizer.prepare(batch.center_views()?)?)?;
+            if each(&batch, &normalizer.prepare(batch.center_views()?)?)?.is_break() {
+                return Ok(());
+            }
         }
     }
 

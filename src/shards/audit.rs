@@ -143,7 +143,7 @@ fn read_shard(
         filtered: FilteredCounts::new(),
     };
     let mut samples = match Archive::open(url, fetcher, reading) {
-        Ok(archive) => Samples::new(archive, most),
+        Ok(archive) => Samples::new(archive, most).with_class(url.class()),
         Err(trouble) => {
             report.lose(Lost { key: None, offset: 0, trouble: trouble.clone() }, ledger);
             report.ending = Ending::failed(trouble);

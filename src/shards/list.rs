@@ -1,15 +1,15 @@
 //! The shards of a run: specs in, addresses out.
 //!
 //! A spec is a path, a URL (`http(s)://`, `s3://`, `gs://`, `az://`), a glob, a folder or a prefix of a store that ends with `/` (every
-//! archive within), `images:FOLDER` or `images:PREFIX` (`images.rs`), `pipe:COMMAND`, or `@list.txt` with one spec a line, from a file or a server;
+//! archive within), `images:FOLDER` or `images:PREFIX` (`images.rs`), the same with `classes:`, `pipe:COMMAND`, or `@list.txt` with one spec a line, from a file or a server;
 //! braces multiply it and `::` joins several. A relative path in a list is looked for in the current directory first, then beside the list. Duplicates are removed and
 //! counted; shards that cannot be told apart are refused. What does not exist at all is refused here, with the way out; where some of a
 //! brace range is missing, the missing shards stay in the list, so that the ledger counts them. Reading a list may ask the network, and blocks while it does.
 
 use super::expand::{expand_braces, expand_command, split_joined};
-use super::images::{collect_images, collect_stored, is_closed};
+use super::images::{Folders, collect_images, collect_stored, is_closed};
 use super::source::{Lookup, SCHEMES};
-use super::url::ShardUrl;
+use super::url::{CLASSES, IMAGES, ShardUrl};
 use crate::config::FetchPlan;
 use crate::error::{Error, Result};
 use crate::secrets::{PIPE, shown, was_stored};
@@ -20,8 +20,7 @@ use std::sync::Arc;
 /// Lists that name lists that name lists...: a circle.
 const DEEPEST: usize = 8;
 const ARCHIVES: [&str; 6] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip"];
-const SPEC_HINT: &str =
-    "a spec is a path, a glob, a folder, a URL (http, https, s3, gs, az), images:FOLDER, pipe:COMMAND or @list.txt";
+const SPEC_HINT: &str = "a spec is a path, a glob, a folder, a URL (http, https, s3, gs, az), images:FOLDER, classes:FOLDER, pipe:COMMAND or @list.txt";
 const WILD: [char; 3] = ['*', '?', '['];
 
 /// The shards of a run, in the order of their specs.
@@ -189,7 +188,9 @@ impl Collector<'_> {
         }
         let what = if items.len() == 1 { "there is nothing" } else { "none of its shards exists" };
         let hint = match is_remote(part) {
-            true if part.starts_with("images:") => "check the bucket and the prefix, which is that of a folder".into(),
+            true if part.starts_with(IMAGES) || part.starts_with(CLASSES) => {
+                "check the bucket and the prefix, which is that of a folder".into()
+            }
             true => {
                 "check the bucket and the prefix; below a prefix only archives count (.tar, .tar.gz, .tar.zst, .zip)"
                     .into()
@@ -214,16 +215,18 @@ impl Collector<'_> {
         if SCHEMES.iter().any(|scheme| item.starts_with(scheme)) {
             return self.stored(item);
         }
-        if let Some(folder) = item.strip_prefix("images:") {
+        let of_images = item.strip_prefix(IMAGES).map(|folder| (folder, Folders::Parts));
+        let of_classes = || item.strip_prefix(CLASSES).map(|folder| (folder, Folders::Classes));
+        if let Some((folder, folders)) = of_images.or_else(of_classes) {
             if SCHEMES.iter().any(|scheme| folder.starts_with(scheme)) {
                 bucket_of(folder)?;
-                return collect_stored(folder, &mut self.lookup, &mut self.found);
+                return collect_stored(folder, folders, &mut self.lookup, &mut self.found);
             }
             if folder.contains("://") {
                 return Err(bad(item, "neither a folder nor a prefix of a store")
-                    .with_hint("images: reads local folders and s3://, gs://, az:// prefixes"));
+                    .with_hint("images: and classes: read local folders and s3://, gs://, az:// prefixes"));
             }
-            return collect_images(folder, &bases(folder, beside), &mut self.found);
+            return collect_images(folder, folders, &bases(folder, beside), &mut self.found);
         }
         let path = item.strip_prefix("file://").unwrap_or(item);
         if let Some((scheme, _)) = path.split_once("://") {
@@ -353,7 +356,7 @@ fn bucket_of(address: &str) -> Result<&str> {
 
 /// Whether a spec is the address of something on a server.
 fn is_remote(spec: &str) -> bool {
-    let spec = spec.strip_prefix("images:").unwrap_or(spec);
+    let spec = spec.strip_prefix(IMAGES).or_else(|| spec.strip_prefix(CLASSES)).unwrap_or(spec);
     spec.starts_with("http://") || spec.starts_with("https://") || SCHEMES.iter().any(|scheme| spec.starts_with(scheme))
 }
 

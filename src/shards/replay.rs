@@ -164,7 +164,7 @@ fn retry_shard(
     let targets = losses.into_iter().map(|loss| Target { loss, outcome: None }).collect();
     let mut retry = Retry { shard: url.name().to_string(), judge, targets, newly: Vec::new() };
     match Archive::open(url, fetcher, reading) {
-        Ok(archive) => retry.run(Samples::new(archive, most)),
+        Ok(archive) => retry.run(Samples::new(archive, most).with_class(url.class())),
         Err(trouble) => retry.settle_rest(&trouble),
     }
     retry.into_results()

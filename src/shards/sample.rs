@@ -28,7 +28,7 @@ pub struct ShardSample {
     pub end: u64,
     /// The image file, undecoded.
     pub image: Bytes,
-    /// The integer in its `.cls` member, if there is one.
+    /// The integer in its `.cls` member, or the number of its folder where folders are classes.
     pub class: Option<i64>,
     /// What was odd about it.
     pub notices: Vec<Notice>,
@@ -64,6 +64,8 @@ pub struct Samples {
     most: u64,
     group: Option<Group>,
     ready: VecDeque<Step>,
+    /// Of samples without one of their own.
+    class: Option<i64>,
     from_the_start: bool,
     found_any: bool,
 }
@@ -84,7 +86,13 @@ struct Group {
 impl Samples {
     /// The samples of an archive; members of more than `most` bytes are not read.
     pub fn new(archive: Archive, most: u64) -> Self {
-        Self { archive, most, group: None, ready: VecDeque::new(), from_the_start: true, found_any: false }
+        let ready = VecDeque::new();
+        Self { archive, most, group: None, ready, class: None, from_the_start: true, found_any: false }
+    }
+
+    /// Gives samples without a `.cls` this class.
+    pub fn with_class(self, class: Option<i64>) -> Self {
+        Self { class, ..self }
     }
 
     /// Goes on at the offset or end of a sample, as [`Archive::go_to`].
@@ -163,7 +171,7 @@ impl Samples {
                 offset: group.offset,
                 end: group.end,
                 image,
-                class: group.class,
+                class: group.class.or(self.class),
                 notices: group.notices,
                 known: None,
             }),

@@ -12,6 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Before a folder whose image files are samples.
+pub(super) const IMAGES: &str = "images:";
+/// Before a folder whose folders are classes, with image files in them.
+pub(super) const CLASSES: &str = "classes:";
+
 /// The address of one shard. `Display` and `Debug` never show credentials.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ShardUrl {
@@ -40,17 +45,24 @@ pub(super) struct ImageFolder {
     root: PathBuf,
     /// The folder within `root`, with all below it; none for the files of `root` itself.
     within: Option<PathBuf>,
+    /// The class of all its images, where folders are classes.
+    class: Option<i64>,
 }
 
 impl ImageFolder {
     /// The files of a folder itself.
     pub(super) fn flat(root: &Path) -> Self {
-        Self { root: root.to_owned(), within: None }
+        Self { root: root.to_owned(), within: None, class: None }
     }
 
     /// A folder in `root`, with all below it.
     pub(super) fn deep(root: &Path, within: impl Into<PathBuf>) -> Self {
-        Self { root: root.to_owned(), within: Some(within.into()) }
+        Self { root: root.to_owned(), within: Some(within.into()), class: None }
+    }
+
+    /// The same folder, all of whose images are of a class.
+    pub(super) fn of_class(self, class: i64) -> Self {
+        Self { class: Some(class), ..self }
     }
 
     /// Where its files are.
@@ -107,7 +119,13 @@ impl ShardUrl {
 
     /// A folder of images.
     pub(super) fn images(folder: ImageFolder) -> Self {
-        Self { name: format!("images:{}", folder.path().display()).into(), address: Address::Images(folder) }
+        let spec = if folder.class.is_some() { CLASSES } else { IMAGES };
+        Self { name: format!("{spec}{}", folder.path().display()).into(), address: Address::Images(folder) }
+    }
+
+    /// The class of all its samples that have none of their own.
+    pub fn class(&self) -> Option<i64> {
+        self.folder().and_then(|folder| folder.class)
     }
 
     pub(super) fn folder(&self) -> Option<&ImageFolder> {

@@ -108,7 +108,11 @@ impl Plot<'_> {
             }
             false => room(x, 0.02),
         };
-        Ok((x, room(y, 0.08)))
+        let (low, high) = room(y, 0.08);
+        // Above the lines there is room for what they are called.
+        let names = if self.series.len() > 1 { self.series.len() as f64 + 0.5 } else { 0.0 };
+        let share = (names * f64::from(LETTERS) / f64::from(self.size.1 - 6 * LETTERS)).min(0.5);
+        Ok((x, (low, high + (high - low) * share / (1.0 - share))))
     }
 
     fn shown(&self) -> impl Iterator<Item = &Point> {
@@ -177,7 +181,7 @@ impl Plot<'_> {
         if self.series.len() > 1 {
             chart
                 .configure_series_labels()
-                .position(SeriesLabelPosition::LowerRight)
+                .position(SeriesLabelPosition::UpperRight)
                 .background_style(WHITE.mix(0.85))
                 .border_style(GRID)
                 .label_font(letters(LETTERS - 2))

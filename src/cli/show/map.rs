@@ -1,16 +1,20 @@
-//! `shoal show map`: the bank of a run in the plane, with photographs.
+//! `shoal show map`: what a network takes for alike, in the plane, with photographs.
 
-use super::{photographs, save};
-use crate::bank::Bank;
+use super::save;
+use super::top::thumbnail;
+use crate::cli::network::{FeatureArguments, Network};
 use crate::cli::print;
-use crate::config::Plan;
-use crate::error::{Error, Result};
-use crate::snapshot::Snapshot;
+use crate::error::Result;
+use crate::model::Mode;
 use crate::visualize::map::{Map, Method, places};
-use indicatif::HumanCount;
-use std::collections::{BTreeMap, HashSet};
+use image::RgbImage;
+use indicatif::{HumanCount, ProgressBar};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// Classes that have colours of their own.
 const MOST_CLASSES: usize = 10;
@@ -19,55 +23,60 @@ const MOST_CLASSES: usize = 10;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  shoal show map --run runs/demo --out map.png
-  shoal show map --run runs/demo --method tsne --points 1500 --out neighbours.png
+  shoal show map --snapshot runs/demo --out map.png
+  shoal show map --snapshot runs/fashion --method tsne --shards shards/fashion-test.tar.zst --out neighbours.png
 
-The rows are those of the bank in the latest snapshot, evenly taken from it. Where samples have classes (.cls), the commonest ten have
-colours.")]
+Images of the list are encoded in its order, and points drawn from them at random (the same each time). Where they have classes (.cls), the
+commonest ten have colours. Without --layer it is the feature that is clustered.")]
 pub(in crate::cli) struct Arguments {
-    /// The run
-    #[arg(long, value_name = "DIR")]
-    run: PathBuf,
+    #[command(flatten)]
+    network: FeatureArguments,
+    /// Shards of the images, by default those of the run (repeatable)
+    #[arg(long, value_name = "LIST")]
+    shards: Vec<String>,
     /// The PNG to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// How features become places
     #[arg(long, value_enum, default_value_t = Method::Pca)]
     method: Method,
-    /// Rows of the bank that are shown, at most
-    #[arg(long, default_value_t = 5_000)]
-    points: usize,
+    /// Points of the map, at most
+    #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(3..))]
+    points: u32,
+    /// Images that are looked at, at most
+    #[arg(long, default_value_t = 20_000)]
+    images: u64,
     /// Side of a photograph in pixels
     #[arg(long, default_value_t = 56, value_parser = clap::value_parser!(u32).range(16..=512))]
     side: u32,
     /// Width of the map in pixels
     #[arg(long, default_value_t = 1_600, value_parser = clap::value_parser!(u32).range(200..=10_000))]
     width: u32,
-    /// Where to look for the photographs, by default the run's own shards (repeatable)
-    #[arg(long, value_name = "LIST")]
-    shards: Vec<String>,
+}
+
+/// An image on the map.
+struct Point {
+    feature: Vec<f32>,
+    class: Option<i64>,
+    photograph: RgbImage,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let plan = Plan::load(&arguments.run.join("pipeline.toml"), &[])?;
-    let snapshot = Snapshot::open(&arguments.run)?;
-    let bank = Bank::read(&snapshot.file("bank.arrow")?, plan.bank.capacity)?;
-    if bank.is_empty() {
-        return Err(Error::data(format!("the bank of {} is empty", arguments.run.display()))
-            .with_hint("a bank fills until the first cycle; show the map of a later snapshot"));
-    }
-    let count = arguments.points.clamp(1, bank.len());
-    let rows: Vec<i64> = (0..count).map(|row| (row * bank.len() / count) as i64).collect();
-    let features = bank.rows()?.f_index_select(0, &Tensor::f_from_slice(&rows)?)?;
-    let classes: Vec<Option<i64>> = rows.iter().map(|row| bank.classes()[*row as usize]).collect();
+    let network = arguments.network.open()?;
+    let specs = if arguments.shards.is_empty() { &network.plan().stream.shards } else { &arguments.shards };
+    let (points, seen) = draw(arguments, &network, specs)?;
+    let classes: Vec<Option<i64>> = points.iter().map(|point| point.class).collect();
     let (groups, names) = commonest(&classes);
-    let mut map = Map {
-        title: format!("Map of {}", arguments.run.display()),
+    let features: Vec<f32> = points.iter().flat_map(|point| &point.feature).copied().collect();
+    let features = Tensor::f_from_slice(&features)?.f_view([points.len() as i64, -1])?;
+    let map = Map {
+        title: format!("Map of {}", network.origin),
         subtitle: format!(
-            "step {} · {} rows of the bank · {}",
-            snapshot.step(),
-            HumanCount(count as u64),
-            name(arguments.method)
+            "{} of {} images · {} of {} · near is alike",
+            HumanCount(points.len() as u64),
+            HumanCount(seen),
+            name(arguments.method),
+            network.layer().unwrap_or("the clustered feature"),
         ),
         places: places(&features, arguments.method)?,
         groups,
@@ -76,13 +85,44 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         side: arguments.side,
     };
     let shown = map.shown();
-    let id_of = |point: usize| bank.ids()[rows[point] as usize];
-    let wanted: HashSet<_> = shown.iter().map(|(point, _)| id_of(*point)).collect();
-    let found = photographs(&arguments.run, &plan, &arguments.shards, &wanted, arguments.side)?;
-    let pictures = shown.iter().filter_map(|(point, _)| Some((*point, found.get(&id_of(*point))?.1.clone()))).collect();
-    map.subtitle.push_str(&format!(" · {} photographs", found.len()));
-    save(&map.render(&pictures)?, &arguments.out)?;
-    print(&format!("{count} rows, {} photographs -> {}", found.len(), arguments.out.display()))
+    let photographs = shown.iter().map(|(point, _)| (*point, points[*point].photograph.clone())).collect();
+    save(&map.render(&photographs)?, &arguments.out)?;
+    print(&format!("{} points, {} photographs -> {}", points.len(), shown.len(), arguments.out.display()))
+}
+
+/// Points drawn from the images of a list, and how many images that were: each image is as likely as any other (Vitter's reservoir).
+fn draw(arguments: &Arguments, network: &Network, specs: &[String]) -> Result<(Vec<Point>, u64)> {
+    let most = arguments.points as usize;
+    let mut rng = ChaCha8Rng::seed_from_u64(u64::from(arguments.points));
+    let (mut points, mut seen): (Vec<Point>, u64) = (Vec::new(), 0);
+    let bar = ProgressBar::new_spinner();
+    network.batches(specs, |batch, images| {
+        let features = match network.layer() {
+            Some(layer) => network.backbone().forward_to(images, layer)?.f_flatten(1, -1)?,
+            None => network.backbone().forward(images, Mode::Eval)?,
+        };
+        let features = features.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?;
+        let views = batch.center_views()?;
+        for (row, sample) in batch.samples.iter().enumerate() {
+            seen += 1;
+            let place = if points.len() < most { points.len() as u64 } else { rng.random_range(0..seen) };
+            if place >= most as u64 {
+                continue;
+            }
+            let row = row as i64;
+            let photograph = thumbnail(&views.f_get(row)?, arguments.side)?;
+            let point = Point { feature: Vec::try_from(features.f_get(row)?)?, class: sample.class, photograph };
+            match points.get_mut(place as usize) {
+                Some(held) => *held = point,
+                None => points.push(point),
+            }
+        }
+        bar.set_message(format!("{} images", HumanCount(seen)));
+        bar.tick();
+        Ok(if seen < arguments.images { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    bar.finish_and_clear();
+    Ok((points, seen))
 }
 
 fn name(method: Method) -> &'static str {

@@ -28,7 +28,7 @@ pub(super) enum Command {
     Top(top::Arguments),
     /// Clusters as a contact sheet: a row each, photographs by their distance to its centroid
     Sheet(sheet::Arguments),
-    /// The bank in the plane, with photographs: what the network takes for alike
+    /// Images in the plane, with photographs: what the network takes for alike
     Map(map::Arguments),
     /// Curves of one run or several: loss, agreement of clusterings, sizes of clusters, speed (Figure 2)
     Curves(curves::Arguments),

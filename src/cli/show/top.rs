@@ -10,6 +10,7 @@ use crate::visualize::sheet::{Sheet, SheetRow};
 use image::RgbImage;
 use image::imageops::{self, FilterType};
 use indicatif::{HumanCount, ProgressBar};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
 
@@ -109,7 +110,7 @@ pub(super) fn best_images(
         }
         bar.set_message(format!("{} images", HumanCount(best.seen())));
         bar.tick();
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     bar.finish_and_clear();
     if best.seen() == 0 {
@@ -120,7 +121,7 @@ pub(super) fn best_images(
 
 /// A filter's row: what it looks for, where that is known, and its best images.
 pub(super) fn row(filter: i64, found: &[Found], ideal: Option<&RgbImage>) -> SheetRow {
-    let most = found.first().map_or_else(String::new, |found| format!("up to {:.3}", found.score));
+    let most = found.first().map_or_else(String::new, |found| format!("activation up to {:.2}", found.score));
     let best = found.iter().map(|found| (*found.picture).clone());
     SheetRow {
         name: format!("filter {filter}"),
@@ -131,7 +132,7 @@ pub(super) fn row(filter: i64, found: &[Found], ideal: Option<&RgbImage>) -> She
 }
 
 /// A view, uint8 `[S, S, 3]`, as a picture of `side` pixels.
-fn thumbnail(view: &Tensor, side: u32) -> Result<RgbImage> {
+pub(super) fn thumbnail(view: &Tensor, side: u32) -> Result<RgbImage> {
     let size = view.size()[0] as u32;
     let bytes = Vec::<u8>::try_from(view.f_to_device(Device::Cpu)?.f_contiguous()?.f_flatten(0, -1)?)?;
     let picture = RgbImage::from_raw(size, size, bytes);

@@ -69,7 +69,7 @@ fn index_shard(
     {
         return Ok(Made { shard, samples: Ok(known.samples), was_there: true });
     }
-    let mut samples = Samples::new(archive, most);
+    let mut samples = Samples::new(archive, most).with_class(url.class());
     let (mut rows, mut given) = (Vec::new(), 0);
     loop {
         match samples.step() {

@@ -29,6 +29,24 @@ fn folders_are_walked_in_order() {
 }
 
 #[test]
+fn folders_are_shards_and_where_they_are_classes_they_have_numbers() {
+    let files = ["dog/x.jpg", "ant/deep/y.png", "cat/readme.txt", "top.jpg", ".git/z.jpg"];
+    let folder = folder_with(&files);
+    let at = |spec: &str| {
+        let list = parse(&[&format!("{spec}{}", folder.path().display())]).unwrap();
+        let classes: Vec<Option<i64>> = list.shards.iter().map(ShardUrl::class).collect();
+        (names(&list, folder.path()), classes)
+    };
+    let top = folder.path().display();
+    let named = |spec: &str| vec![format!("{spec}{top}"), format!("{spec}ant"), format!("{spec}dog")];
+    assert_eq!(at("images:"), (named("images:"), vec![None; 3]));
+    // one without images has its number all the same
+    let mut numbered = named("classes:");
+    numbered[0] = format!("images:{top}");
+    assert_eq!(at("classes:"), (numbered, vec![None, Some(0), Some(2)]));
+}
+
+#[test]
 fn a_list_file_has_comments_other_line_ends_and_paths_beside_it() {
     let folder = folder_with(&["s-08.tar", "s-09.tar", "s-10.tar", "more/x.tar"]);
     let inner = "\u{feff}# all of them\r\n\r\n s-{08..10}.tar \r\nhttps://host/y.tar\r\n@more/inner.txt\r\ns-*.tar\r\n";
