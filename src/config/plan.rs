@@ -362,7 +362,7 @@ impl Default for TrainPlan {
             balance: Balance::Weight,
             balance_limit: 10.0,
             balance_window: 16,
-            head: HeadRenewal::Reset,
+            head: HeadRenewal::Match,
             temperature: 0.1,
         }
     }
