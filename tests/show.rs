@@ -45,17 +45,17 @@ fn what_filters_look_for_stands_before_what_they_answer_most() {
     let climb = [&["show", "activations"][..], &common, &["--steps", "4"]].concat();
     let said = ok(&[&climb[..], &["--out", text(&ideal)]].concat());
     assert!(said.starts_with("2 filters ->"), "{said}");
-    ok(&[&climb[..], &shards, &["--images", "3", "--side", "40", "--out", text(&both)]].concat());
+    ok(&[&climb[..], &shards, &["--images", "4", "--side", "64", "--out", text(&both)]].concat());
     let said =
-        ok(&[&["show", "top"][..], &common, &shards, &["--images", "3", "--side", "40", "--out", text(&top)]].concat());
+        ok(&[&["show", "top"][..], &common, &shards, &["--images", "4", "--side", "64", "--out", text(&top)]].concat());
     assert!(said.starts_with("2 filters, 225 images"), "{said}");
     // the same photographs, one place further to the right
     let (both, top) = (picture(&both), picture(&top));
-    assert_eq!(both.width(), top.width() + 46);
+    assert_eq!(both.width(), top.width() + 70);
     let cut = |from: &RgbImage, left: u32| {
-        image::imageops::crop_imm(from, left, 130, 3 * 46 - 6, from.height() - 170).to_image()
+        image::imageops::crop_imm(from, left, 130, 4 * 70 - 6, from.height() - 170).to_image()
     };
-    let photographs = |from: &RgbImage| cut(from, from.width() - 40 - (3 * 46 - 6));
+    let photographs = |from: &RgbImage| cut(from, from.width() - 40 - (4 * 70 - 6));
     assert!(photographs(&both) == photographs(&top), "the same photographs");
     assert!(colours(&photographs(&top)) > 500);
 }
