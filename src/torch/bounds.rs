@@ -23,13 +23,18 @@ compiled_for_vectors! {
     pub fn set(highest: &[i32], bound: &Bound<'_>, bounds: &mut [u16]) = set_each
 }
 
+/// 2^23: what is below one does not fit beside it, and the last bits are those of the whole number.
+const WHOLE: f32 = 8_388_608.0;
+
 #[inline(always)]
 fn set_each(highest: &[i32], bound: &Bound<'_>, bounds: &mut [u16]) {
     let points = bound.squares.iter().zip(bound.margins);
     for ((&score, (square, margin)), into) in highest.iter().zip(points).zip(bounds) {
         let square = square - bound.twice_step * (score as f32 + margin);
         let distance = (square.max(0.0).sqrt() * bound.scale).min(f32::from(u16::MAX));
-        *into = if score == i32::MIN { *into } else { distance as i32 as u16 };
+        // Half less and to the nearest is no more than it is: Rust's own conversion goes through each number by itself.
+        let whole = (distance - 0.5).max(0.0) + WHOLE;
+        *into = if score == i32::MIN { *into } else { whole.to_bits() as u16 };
     }
 }
 

@@ -209,14 +209,17 @@ fn to_whole(entry: f32) -> (i16, f32) {
 }
 
 compiled_for_vectors! {
-    /// Adds `entries`, each times `scale` and cut to a whole number, to `sums`, which wrap.
+    /// Adds `entries`, each times `scale`, less than 2^51 then, and rounded to a whole number, to `sums`, which wrap.
     pub fn accumulate(sums: &mut [i64], entries: &[f32], scale: f32) = accumulate_each
 }
 
 #[inline(always)]
 fn accumulate_each(sums: &mut [i64], entries: &[f32], scale: f32) {
+    // 1.5 · 2^52, as for `to_whole`.
+    const SHIFT: f64 = 6_755_399_441_055_744.0;
     for (sum, &entry) in sums.iter_mut().zip(entries) {
-        *sum = sum.wrapping_add(i64::from((entry * scale) as i32));
+        let shifted = f64::from(entry) * f64::from(scale) + SHIFT;
+        *sum = sum.wrapping_add((shifted.to_bits() as i64).wrapping_sub(SHIFT.to_bits() as i64));
     }
 }
 

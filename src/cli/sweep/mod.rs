@@ -140,11 +140,11 @@ fn measure(arguments: &Arguments, run: &Path) -> Result<Measures> {
 
 /// NMI of the last clustering with the labels, and with the one before.
 fn last_cycle(run: &Path) -> Result<(Option<f64>, Option<f64>)> {
-    let cycles = record::read(run)?.into_iter().filter_map(|record| match record {
+    let mut cycles = record::read(run)?.into_iter().filter_map(|record| match record {
         Record::Cycle(cycle) => Some((cycle.nmi_labels, cycle.nmi_prev)),
         _ => None,
     });
-    Ok(cycles.last().unwrap_or_default())
+    Ok(cycles.next_back().unwrap_or_default())
 }
 
 /// The table as Markdown, and a plot of each measure.

@@ -349,8 +349,10 @@ impl<'w> Work<'w> {
             let fine = self.fine.known[row].get_or_insert_with(|| screen.fine(point, codes));
             may_be_nearer = all.may_reach(columns, fine, codes, screen.score(point, found.distance));
         }
-        for (column, _) in columns.into_iter().zip(may_be_nearer).take(count).filter(|(_, may)| *may) {
-            self.task.offer(point, all.ids[column], found);
+        for at in 0..count {
+            if may_be_nearer[at] {
+                self.task.offer(point, all.ids[columns[at]], found);
+            }
         }
     }
 }
