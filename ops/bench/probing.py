@@ -22,9 +22,9 @@ BATCH = 256
 CLASSES = 16
 
 
-def label(folder):
-    """Writes the photographs as files and as one shard, each with a class: which of 16 parts of the list its photograph is from."""
-    shard, files = folder / "photos.tar", folder / "files"
+def label(folder, count):
+    """Writes the first `count` photographs as files and as one shard, each with a class: which of 16 parts of the list its photograph is from."""
+    shard, files = folder / f"photos-{count}.tar", folder / f"files-{count}"
     if shard.is_file():
         return shard, files
     files.mkdir(exist_ok=True)
@@ -34,6 +34,7 @@ def label(folder):
             for member in archive:
                 key, _, extension = member.name.partition(".")
                 samples.setdefault(key, {})[extension] = archive.extractfile(member).read()
+    samples = dict(list(samples.items())[:count])
     parents = sorted({json.loads(sample["json"])["parent"] for sample in samples.values()})
     aside = folder / "photos.partial"
     with tarfile.open(aside, "w") as archive:
@@ -134,12 +135,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("shoal", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--images", type=int, default=450, help="photographs, of 1,800")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--plain", help="layers: only this, the plain way, in this process")
     options = parser.parse_args()
-    shard, files = label(options.folder)
+    shard, files = label(options.folder, options.images)
     if options.plain:
         plain(files, options.plain.split(","), options.epochs, options.workers)
         return
@@ -147,7 +149,8 @@ def main():
     clean = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
     ours = {**clean, "LD_LIBRARY_PATH": str(Path(".libtorch/torch/lib").resolve())}
     shoal = [options.shoal, "eval", "probes", "--snapshot", "random:alexnet", "--train", shard, "--test", shard, "--json"]
-    peer = [sys.executable, __file__, options.shoal, options.folder, "--workers", str(options.workers), "--plain"]
+    peer = [sys.executable, __file__, options.shoal, options.folder, "--workers", str(options.workers)]
+    peer += ["--images", str(options.images), "--plain"]
     found = {"shoal, all layers": [], "PyTorch, all layers hooked": [], "PyTorch, one layer after the other": []}
     for _ in range(options.rounds):
         found["shoal, all layers"].append(epoch(shoal, ours, options.epochs))
@@ -155,7 +158,7 @@ def main():
         alone = [epoch([*peer, layer], clean, options.epochs) for layer in LAYERS]
         found["PyTorch, one layer after the other"].append(sum(alone))
     first = statistics.median(found["shoal, all layers"])
-    print(f"{os.cpu_count()} cores, {options.rounds} rounds, batches of {BATCH}, 1,800 photographs fitted and tested\n")
+    print(f"{os.cpu_count()} cores, {options.rounds} rounds, batches of {BATCH}, {options.images} photographs fitted and tested\n")
     print("| way | seconds an epoch, median | of shoal's |\n|---|---|---|")
     for name, times in found.items():
         median = statistics.median(times)
