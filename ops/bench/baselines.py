@@ -23,7 +23,7 @@ import sys
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 TABLE = os.path.join(ROOT, "ops", "bench", "baselines.tsv")
-COLUMNS = ("steps", "epochs", "way", "seed", "measure", "percent")
+COLUMNS = ("steps", "epochs", "lr", "way", "seed", "measure", "percent")
 LISTS = ("--train", "shards/fashion-train.tar.zst", "--test", "shards/fashion-test.tar.zst")
 # Pipeline and what is set in it; the random network has no run.
 WAYS = {
@@ -80,7 +80,7 @@ class Bench:
         probes = json.loads(self.shoal("eval", "probes", "--epochs", str(options.epochs), "--lr", str(options.lr), *common))
         measures = {layer["layer"]: layer["top1"] for layer in probes["layers"]}
         measures["k-NN"] = json.loads(self.shoal("eval", "knn", *common))["accuracy"]
-        name = (str(options.steps), str(options.epochs), way, str(seed))
+        name = (str(options.steps), str(options.epochs), str(options.lr), way, str(seed))
         return [(*name, measure, f"{100 * value:.2f}") for measure, value in measures.items()]
 
 
@@ -88,9 +88,9 @@ def table(rows):
     groups = collections.defaultdict(lambda: collections.defaultdict(list))
     measures = list(dict.fromkeys(row["measure"] for row in rows))
     for row in rows:
-        groups[row["steps"], row["epochs"], row["way"]][row["measure"]].append(float(row["percent"]))
-    print("| steps | passes of the probes | trained | seeds | " + " | ".join(measures) + " |")
-    print("|" + "---|" * (4 + len(measures)))
+        groups[row["steps"], row["epochs"], row["lr"], row["way"]][row["measure"]].append(float(row["percent"]))
+    print("| steps | passes of the probes | their lr | trained | seeds | " + " | ".join(measures) + " |")
+    print("|" + "---|" * (5 + len(measures)))
     for key, found in groups.items():
         cells = []
         for measure in measures:
@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=6, help="passes of the probes over the train images")
-    parser.add_argument("--lr", type=float, default=0.03, help="first learning rate of the probes")
+    parser.add_argument("--lr", type=float, default=0.005, help="first learning rate of the probes")
     parser.add_argument("--jobs", type=int, default=1, help="networks at once")
     parser.add_argument("--runs", default="runs/baselines", help="folder of the runs, which go on where they were")
     parser.add_argument("--shoal", default=os.path.join(ROOT, "target", "release", "shoal"))
@@ -114,11 +114,11 @@ def main():
     options = parser.parse_args()
     if not options.table:
         bench = Bench(options)
-        done = {(row["steps"], row["epochs"], row["way"], row["seed"]) for row in known()}
+        done = {tuple(row[key] for key in COLUMNS[:5]) for row in known()}
         wanted = [(way, seed) for seed in options.seeds for way in options.ways]
         wanted = [
             (way, seed) for way, seed in wanted
-            if (str(options.steps), str(options.epochs), way, str(seed)) not in done
+            if (str(options.steps), str(options.epochs), str(options.lr), way, str(seed)) not in done
         ]
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
             for future in concurrent.futures.as_completed([pool.submit(bench.measure, *pair) for pair in wanted]):
@@ -126,7 +126,7 @@ def main():
                 with open(TABLE, "a", newline="") as file:
                     writer = csv.writer(file, delimiter="\t", lineterminator="\n")
                     writer.writerows([COLUMNS] * is_new + future.result())
-                print("measured", *future.result()[0][2:4], file=sys.stderr, flush=True)
+                print("measured", *future.result()[0][3:5], file=sys.stderr, flush=True)
     table(known())
 
 
