@@ -27,7 +27,7 @@ VOID = 255
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     kit = Path(sys.argv[1]) / "VOCdevkit"
     root = Path(__file__).resolve().parents[2]
