@@ -14,6 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::torch::device::{Placement, place, set_threads};
 use crate::train::state::views_of;
 use crate::train::upload::DeviceBatch;
+use indicatif::{HumanCount, ProgressBar};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -208,15 +209,29 @@ impl Network {
     }
 
     /// Hands `each` the batches of the shards with the `[B, 3, S, S]` images that the network takes, once, in list order, until it has
-    /// enough.
+    /// enough, and shows how many images that were.
+    ///
+    /// # Errors
+    /// No image decodes.
     pub(super) fn batches(
         &self,
         shards: &[String],
-        each: impl FnMut(&DeviceBatch, &Tensor) -> Result<ControlFlow<()>>,
+        mut each: impl FnMut(&DeviceBatch, &Tensor) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let ledger = Arc::new(Ledger::in_memory(&self.plan.stream));
-        self.encoding().batches(ShardList::parse_with(shards, &self.plan.fetch)?, &ledger, each)?;
+        let bar = ProgressBar::new_spinner();
+        let mut seen = 0;
+        self.encoding().batches(ShardList::parse_with(shards, &self.plan.fetch)?, &ledger, |batch, images| {
+            seen += batch.samples.len() as u64;
+            bar.set_message(format!("{} images", HumanCount(seen)));
+            bar.tick();
+            each(batch, images)
+        })?;
+        bar.finish_and_clear();
         say_losses(&ledger);
+        if seen == 0 {
+            return Err(Error::data(format!("{} hold no image that decodes", shards.join(" "))));
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::{Backbone, Normalizer};
-use image::{Rgb, RgbImage};
+use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
 /// Radius of the blur in pixels: four deviations of 0.3.
@@ -133,20 +133,22 @@ pub fn check_filters(backbone: &Backbone, layer: &str, filters: &[i64]) -> Resul
 
 /// Images `[F, 3, S, S]` as they are shown: each moved to the middle and stretched to the same contrast.
 pub fn pictures(images: &Tensor) -> Result<Vec<RgbImage>> {
-    let side = images.size()[3] as u32;
     let each = (0..images.size()[0]).map(|index| {
         let image = images.f_get(index)?.f_to_device(Device::Cpu)?;
         let moved = &image - image.f_mean(Kind::Float)?;
         let stretched = &moved / (moved.f_std(true)? + 1e-5) * SHOWN_DEVIATION + 0.5;
         let pixels = (stretched.f_clamp(0.0, 1.0)? * 255.0).f_round()?.f_to_kind(Kind::Uint8)?;
-        let bytes = Vec::<u8>::try_from(pixels.f_permute([1, 2, 0])?.f_contiguous()?.f_flatten(0, -1)?)?;
-        let rgb = |x: u32, y: u32| {
-            let at = 3 * (y * side + x) as usize;
-            Rgb([bytes[at], bytes[at + 1], bytes[at + 2]])
-        };
-        Ok(RgbImage::from_fn(side, side, rgb))
+        picture(&pixels.f_permute([1, 2, 0])?)
     });
     each.collect()
+}
+
+/// Pixels, uint8 `[H, W, 3]`, as a picture.
+pub fn picture(pixels: &Tensor) -> Result<RgbImage> {
+    let (height, width, _) = pixels.size3()?;
+    let bytes = Vec::<u8>::try_from(pixels.f_to_device(Device::Cpu)?.f_contiguous()?.f_flatten(0, -1)?)?;
+    let picture = RgbImage::from_raw(width as u32, height as u32, bytes);
+    picture.ok_or_else(|| Error::device(format!("pixels of {:?} are no picture", pixels.size())))
 }
 
 #[cfg(test)]

@@ -9,6 +9,20 @@ pub(super) const QUIET_INK: Rgb<u8> = Rgb([74, 79, 89]);
 pub(super) const HAIRLINE: Rgb<u8> = Rgb([222, 222, 218]);
 pub(super) const ACCENT: Rgb<u8> = Rgb([38, 110, 150]);
 
+/// Colours of groups and lines, told apart also without seeing red from green (Okabe and Ito, and three more).
+pub(super) const GROUPS: [[u8; 3]; 10] = [
+    [0, 114, 178],
+    [213, 94, 0],
+    [0, 158, 115],
+    [204, 121, 167],
+    [230, 159, 0],
+    [86, 180, 233],
+    [60, 60, 60],
+    [200, 190, 40],
+    [120, 70, 40],
+    [110, 80, 190],
+];
+
 pub(super) const MARGIN: u32 = 40;
 /// Above what is shown: room for two lines.
 pub(super) const HEADER: u32 = 84;

@@ -5,7 +5,7 @@
 //! in a cell the one nearest to its middle shows its photograph, so that none covers another. What can go wrong: fewer than three rows,
 //! rows that are all the same.
 
-use super::canvas::{HAIRLINE, HEADER, INK, MARGIN, PAPER, QUIET_INK, draw_header, fill, header_width, square};
+use super::canvas::{GROUPS, HAIRLINE, HEADER, INK, MARGIN, PAPER, QUIET_INK, draw_header, fill, header_width, square};
 use super::text::Pen;
 use crate::cluster::whiten::Whitening;
 use crate::error::{Error, Result};
@@ -20,19 +20,6 @@ const PERPLEXITY: f32 = 30.0;
 const EPOCHS: usize = 1_000;
 /// Barnes and Hut's: how coarsely far points are taken together.
 const THETA: f32 = 0.5;
-/// Colours of groups, of which there are at most as many (Okabe and Ito, and two more).
-const COLOURS: [Rgb<u8>; 10] = [
-    Rgb([0, 114, 178]),
-    Rgb([213, 94, 0]),
-    Rgb([0, 158, 115]),
-    Rgb([204, 121, 167]),
-    Rgb([230, 159, 0]),
-    Rgb([86, 180, 233]),
-    Rgb([60, 60, 60]),
-    Rgb([200, 190, 40]),
-    Rgb([120, 70, 40]),
-    Rgb([110, 80, 190]),
-];
 const FRAME: u32 = 3;
 const LEGEND: u32 = 30;
 const LEGEND_SIZE: f32 = 17.0;
@@ -148,19 +135,19 @@ impl Map {
 
     fn draw_legend(&self, canvas: &mut RgbImage, pen: &Pen, top: u32) {
         let mut left = MARGIN;
-        for (name, colour) in self.names.iter().zip(COLOURS) {
-            fill(canvas, left, top + 14, 14, 14, colour);
+        for (name, colour) in self.names.iter().zip(GROUPS) {
+            fill(canvas, left, top + 14, 14, 14, Rgb(colour));
             pen.draw(canvas, name, (left + 20) as f32, (top + 27) as f32, LEGEND_SIZE, QUIET_INK);
             left += 20 + pen.width(name, LEGEND_SIZE).ceil() as u32 + 24;
         }
-        if self.names.len() > COLOURS.len() {
+        if self.names.len() > GROUPS.len() {
             pen.draw(canvas, "other groups are grey", left as f32, (top + 27) as f32, LEGEND_SIZE, INK);
         }
     }
 
     fn colour(&self, point: usize) -> Rgb<u8> {
         let group = self.groups.get(point).copied().flatten();
-        group.and_then(|group| COLOURS.get(group)).copied().unwrap_or(HAIRLINE)
+        group.and_then(|group| GROUPS.get(group)).map_or(HAIRLINE, |colour| Rgb(*colour))
     }
 
     /// Places in pixels, so that almost all lie well inside: what lies far out is brought to the edge.

@@ -3,6 +3,7 @@
 //! In: named series of points, and what the axes are called. Out: the text of an SVG file or a picture, dark on light, with a legend
 //! beside the lines where there are several; one plot, or several in a grid. What can go wrong: no point is a finite number.
 
+use super::canvas::GROUPS;
 use crate::error::{Error, Result};
 use image::RgbImage;
 use plotters::coord::Shift;
@@ -11,16 +12,6 @@ use plotters::prelude::*;
 use plotters::style::register_font;
 use std::sync::OnceLock;
 
-/// Colours that are told apart also without seeing red from green (Okabe and Ito).
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(60, 60, 60),
-];
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(225, 225, 225);
 /// Side of a letter, in pixels.
@@ -158,12 +149,13 @@ impl Plot<'_> {
             .x_label_formatter(&|value| number(*value))
             .y_label_formatter(&|value| number(*value))
             .draw()?;
-        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
+        for (series, colour) in self.series.iter().zip(GROUPS.iter().cycle()) {
+            let &[red, green, blue] = colour;
+            let colour = RGBColor(red, green, blue);
             let points: Vec<&Point> = self.finite(series).collect();
             let line = LineSeries::new(points.iter().map(|point| (point.x, point.y)), colour.stroke_width(2));
             let drawn = chart.draw_series(line)?;
             if self.series.len() > 1 {
-                let colour = *colour;
                 drawn
                     .label(&series.name)
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));

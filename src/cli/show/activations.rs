@@ -1,7 +1,7 @@
 //! `shoal show activations`: the image that each filter answers most, found by climbing.
 
 use super::save;
-use super::top::{FilterArguments, best_images, layer_of, row};
+use super::top::{FilterArguments, LAYER_HELP, best_images, layer_of, row};
 use crate::cli::network::{FeatureArguments, Network};
 use crate::cli::print;
 use crate::cli::progress::Progress;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 /// The arguments of `shoal show activations`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(mut_arg("layer", |layer| layer.help(LAYER_HELP)), after_help = "\
 Examples:
   shoal show activations --snapshot runs/demo --layer conv3 --out conv3.png
   shoal show activations --snapshot runs/yfcc --layer conv5 --filters 3,17 --steps 3000 --lr 30 --out conv5.png

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::Mode;
 use crate::visualize::map::{Map, Method, places};
 use image::RgbImage;
-use indicatif::{HumanCount, ProgressBar};
+use indicatif::HumanCount;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
@@ -95,7 +95,6 @@ fn draw(arguments: &Arguments, network: &Network, specs: &[String]) -> Result<(V
     let most = arguments.points as usize;
     let mut rng = ChaCha8Rng::seed_from_u64(u64::from(arguments.points));
     let (mut points, mut seen): (Vec<Point>, u64) = (Vec::new(), 0);
-    let bar = ProgressBar::new_spinner();
     network.batches(specs, |batch, images| {
         let features = match network.layer() {
             Some(layer) => network.backbone().forward_to(images, layer)?.f_flatten(1, -1)?,
@@ -117,11 +116,8 @@ fn draw(arguments: &Arguments, network: &Network, specs: &[String]) -> Result<(V
                 None => points.push(point),
             }
         }
-        bar.set_message(format!("{} images", HumanCount(seen)));
-        bar.tick();
         Ok(if seen < arguments.images { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
-    bar.finish_and_clear();
     Ok((points, seen))
 }
 

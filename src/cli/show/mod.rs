@@ -7,14 +7,8 @@ mod map;
 mod sheet;
 mod top;
 
-use crate::config::Plan;
 use crate::error::{Error, Result};
-use crate::ingest::SampleMeta;
-use crate::pipeline::find;
-use crate::shards::index::Index;
-use crate::shards::{SampleId, ShardList};
 use image::RgbImage;
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// The pictures.
@@ -43,27 +37,6 @@ pub(super) fn run(command: &Command) -> Result<()> {
         Command::Map(arguments) => map::run(arguments),
         Command::Curves(arguments) => curves::run(arguments),
     }
-}
-
-/// Thumbnails of samples of a run, looked for in `shards`, or in the run's own where there are none.
-///
-/// # Errors
-/// None of them is there.
-fn photographs(
-    run: &Path,
-    plan: &Plan,
-    shards: &[String],
-    wanted: &HashSet<SampleId>,
-    side: u32,
-) -> Result<HashMap<SampleId, (SampleMeta, RgbImage)>> {
-    let specs = if shards.is_empty() { &plan.stream.shards } else { shards };
-    let list = ShardList::parse_with(specs, &plan.fetch)?;
-    let found = find::thumbnails(plan, list, &Index::new(run.join("index")), wanted, side)?;
-    if found.is_empty() {
-        return Err(Error::data(format!("none of the {} photographs is in {}", wanted.len(), specs.join(" ")))
-            .with_hint("name the shards that hold them with --shards"));
-    }
-    Ok(found)
 }
 
 /// Writes a picture in the format that its name ends with.

@@ -1,10 +1,13 @@
 //! `shoal show sheet`: clusters with their photographs.
 
-use super::{photographs, save};
+use super::save;
 use crate::cli::print;
 use crate::cluster::assignments::Assignments;
 use crate::config::Plan;
 use crate::error::{Error, Result};
+use crate::pipeline::find;
+use crate::shards::ShardList;
+use crate::shards::index::Index;
 use crate::visualize::choice::{Choice, Clusters, Order, Sort};
 use crate::visualize::sheet::{Sheet, SheetRow};
 use indicatif::HumanCount;
@@ -71,7 +74,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let members = |cluster: &usize| all.members(*cluster, arguments.order, arguments.columns);
     let chosen: Vec<Vec<usize>> = clusters.iter().map(members).collect();
     let wanted: HashSet<_> = chosen.iter().flatten().map(|row| assignments.ids[*row]).collect();
-    let found = photographs(&arguments.run, &plan, &arguments.shards, &wanted, arguments.side)?;
+    let specs = if arguments.shards.is_empty() { &plan.stream.shards } else { &arguments.shards };
+    let list = ShardList::parse_with(specs, &plan.fetch)?;
+    let index = Index::new(arguments.run.join("index"));
+    let found = find::thumbnails(&plan, list, &index, &wanted, arguments.side)?;
+    if found.is_empty() {
+        return Err(Error::data(format!("none of the {} photographs is in {}", wanted.len(), specs.join(" ")))
+            .with_hint("name the shards that hold them with --shards"));
+    }
     let largest = clusters.iter().map(|cluster| all.size(*cluster)).max().unwrap_or(0).max(1);
     let mut rows = Vec::with_capacity(clusters.len());
     for (cluster, members) in clusters.iter().zip(&chosen) {

@@ -4,15 +4,19 @@ use super::save;
 use crate::cli::network::{FeatureArguments, Network};
 use crate::cli::print;
 use crate::error::{Error, Result};
-use crate::visualize::ascent::{check_filters, spatial_means};
+use crate::visualize::ascent::{check_filters, picture, spatial_means};
 use crate::visualize::best::{Best, Found};
 use crate::visualize::sheet::{Sheet, SheetRow};
 use image::RgbImage;
 use image::imageops::{self, FilterType};
-use indicatif::{HumanCount, ProgressBar};
+use indicatif::HumanCount;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use tch::{Device, Kind, Tensor};
+
+/// What `--layer` means where filters are shown.
+pub(super) const LAYER_HELP: &str =
+    "Layer whose filters are shown (after batch norm and ReLU); by default the last convolution";
 
 /// Which filters.
 #[derive(Debug, clap::Args)]
@@ -27,7 +31,7 @@ pub(super) struct FilterArguments {
 
 /// The arguments of `shoal show top`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(mut_arg("layer", |layer| layer.help(LAYER_HELP)), after_help = "\
 Examples:
   shoal show top --snapshot runs/demo --shards 'shards/photos-*.tar' --out top.png
   shoal show top --snapshot runs/yfcc --layer conv5 --filters 3,17,40 --shards @list.txt --out top.png
@@ -98,7 +102,6 @@ pub(super) fn best_images(
 ) -> Result<Best> {
     let mut best = Best::new(filters.len(), each);
     let wanted = Tensor::f_from_slice(filters)?.f_to_device(network.backbone().device())?;
-    let bar = ProgressBar::new_spinner();
     network.batches(shards, |batch, images| {
         let maps = network.backbone().forward_to(images, layer)?;
         let scores =
@@ -108,14 +111,8 @@ pub(super) fn best_images(
             let scores = Vec::<f32>::try_from(scores.f_get(row as i64)?)?;
             best.offer(sample.id, &sample.key, &scores, || thumbnail(&views.f_get(row as i64)?, side))?;
         }
-        bar.set_message(format!("{} images", HumanCount(best.seen())));
-        bar.tick();
         Ok(ControlFlow::Continue(()))
     })?;
-    bar.finish_and_clear();
-    if best.seen() == 0 {
-        return Err(Error::data(format!("{} hold no image that decodes", shards.join(" "))));
-    }
     Ok(best)
 }
 
@@ -133,11 +130,8 @@ pub(super) fn row(filter: i64, found: &[Found], ideal: Option<&RgbImage>) -> She
 
 /// A view, uint8 `[S, S, 3]`, as a picture of `side` pixels.
 pub(super) fn thumbnail(view: &Tensor, side: u32) -> Result<RgbImage> {
-    let size = view.size()[0] as u32;
-    let bytes = Vec::<u8>::try_from(view.f_to_device(Device::Cpu)?.f_contiguous()?.f_flatten(0, -1)?)?;
-    let picture = RgbImage::from_raw(size, size, bytes);
-    let picture = picture.ok_or_else(|| Error::device(format!("a view is not {size} pixels wide")))?;
-    if size == side {
+    let picture = picture(view)?;
+    if picture.width() == side {
         return Ok(picture);
     }
     Ok(imageops::resize(&picture, side, side, FilterType::CatmullRom))

@@ -283,12 +283,11 @@ impl<'w> Work<'w> {
         Self { task, first, found, fine, scorer: task.screen.scorer() }
     }
 
-    /// Screens up to [`ROWS`] rows of the chunk, ascending, in some panels, and measures what may be nearer; raises what is the
-    /// `highest` score of each row.
+    /// Screens up to [`ROWS`] rows of the chunk in some panels, and measures what may be nearer; raises what is the `highest` score of
+    /// each row.
     fn score(&mut self, rows: &[u32], panels: Range<usize>, mut highest: Option<&mut [i32]>) {
-        let Some((&lowest, &last)) = rows.first().zip(rows.last()) else { return };
-        let are_together = (last - lowest) as usize + 1 == rows.len();
-        self.scorer.take(self.task.screen.codes_from(self.first), rows);
+        let Some(&lowest) = rows.first() else { return };
+        let are_together = self.scorer.take(self.task.screen.codes_from(self.first), rows);
         let mut floors = [i32::MAX; ROWS];
         for (floor, &row) in floors.iter_mut().zip(rows) {
             *floor = self.found[row as usize].floor;

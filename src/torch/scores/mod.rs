@@ -146,11 +146,11 @@ impl<'c> Scorer<'c> {
         }
     }
 
-    /// Takes a block: some of the rows that stand in `codes` one after the other.
+    /// Takes a block: some of the rows that stand in `codes` one after the other. Whether they lie side by side there.
     ///
     /// # Panics
     /// There are more than [`ROWS`], or one does not stand there.
-    pub fn take(&mut self, codes: &'c [u8], rows: &[u32]) {
+    pub fn take(&mut self, codes: &'c [u8], rows: &[u32]) -> bool {
         assert!(rows.len() <= ROWS, "a block of rows");
         self.count = rows.len();
         let first = rows.first().map_or(0, |&row| row as usize);
@@ -161,6 +161,7 @@ impl<'c> Scorer<'c> {
                 copy.copy_from_slice(&codes[row as usize * self.width..][..self.width]);
             }
         }
+        are_together
     }
 
     /// [`ROWS`] rows.
