@@ -123,7 +123,7 @@ fn draw(arguments: &Arguments, network: &Network, specs: &[String]) -> Result<(V
 
 fn name(method: Method) -> &'static str {
     match method {
-        Method::Pca => "their two main directions",
+        Method::Pca => "the two main directions",
         Method::Tsne => "t-SNE",
     }
 }
