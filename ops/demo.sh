@@ -40,12 +40,13 @@ its groups apart. Here is what it left:
 
   $sheet  the clusters, a row each: look at this first
   $run/metrics.jsonl  a line for each step and cycle
-  $run/tensorboard/   the same as curves: tensorboard --logdir $run
+  $run/tensorboard/   the same as curves, and pictures: tensorboard --logdir $run
   $run/snapshots/     everything needed to go on
   $run/ledger.jsonl   photographs that could not be read, and why
 
 What to try next:
 
+  $shoal serve $run                                          the run in the browser: curves, clusters, filters
   $shoal pretrain demo --run runs/sobel --set model.input=sobel        edges instead of colour: other clusters
   $shoal pretrain fashion                                            a measured one, in a few minutes
   $shoal shards pack FOLDER --out mine.tar                           your own photographs, as shards

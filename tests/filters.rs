@@ -5,7 +5,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::{DynamicImage, Rgb, RgbImage};
 use serde_json::Value;
-use shoal::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
+use shoal::batch::{Batch, Filling, Queues, Remembered, Ring, RingPlan, Sieve, fill};
 use shoal::config::{Duplicates, FilterPlan, StreamPlan, ViewsPlan};
 use shoal::decode::{Decoder, Filter};
 use shoal::ingest::{RawSample, SampleMeta};
@@ -67,7 +67,7 @@ fn run(plan: &FilterPlan, threads: usize, samples: Vec<RawSample>) -> (Vec<u64>,
     }
     drop(give);
     let sieve = Sieve::new(plan, &Remembered::new(plan.remember), true);
-    let filling = Filling { ring, decoder: decoder(plan), threads, sieve };
+    let filling = Filling { ring, decoder: decoder(plan), threads, sieve, queues: Arc::new(Queues::new(7, 1)) };
     let (give, batches) = std::sync::mpsc::sync_channel::<shoal::Result<Batch>>(1);
     let stage = std::thread::spawn(move || fill(filling, take, |_, _| Ok(()), &give));
     let (mut ids, mut filtered, mut added) = (Vec::new(), FilteredCounts::new(), 0);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
-use shoal::batch::{Batch, Filling, Ring, RingPlan, Sieve, fill};
+use shoal::batch::{Batch, Filling, Queues, Ring, RingPlan, Sieve, fill};
 use shoal::config::{StreamPlan, ViewsPlan};
 use shoal::decode::{Augment, CropBox, Decoded, Decoder, Format};
 use shoal::ingest::{RawSample, SampleMeta};
@@ -501,7 +501,8 @@ fn run(
     });
     let stage = std::thread::spawn(move || {
         let mut lost = Vec::new();
-        let filling = Filling { ring, decoder: decoder(), threads, sieve: Sieve::default() };
+        let filling =
+            Filling { ring, decoder: decoder(), threads, sieve: Sieve::default(), queues: Arc::new(Queues::new(8, 1)) };
         let note = |sample: &RawSample, outcome: &Result<Decoded, Rejection>| {
             lost.extend(outcome.is_err().then_some(sample.meta.id.0));
             Ok(())
@@ -555,7 +556,13 @@ fn a_trainer_that_hangs_up_ends_the_stage_though_all_slots_are_used() {
     let (batch_sender, batch_receiver) = std::sync::mpsc::sync_channel(1);
     let stage = std::thread::spawn(move || {
         fill(
-            Filling { ring, decoder: decoder(), threads: 1, sieve: Sieve::default() },
+            Filling {
+                ring,
+                decoder: decoder(),
+                threads: 1,
+                sieve: Sieve::default(),
+                queues: Arc::new(Queues::new(8, 1)),
+            },
             sample_receiver,
             |_, _| Ok(()),
             &batch_sender,
@@ -581,7 +588,7 @@ fn whoever_takes_note_may_end_the_run() {
         Err(rejected) => Err(shoal::Error::data(format!("too many losses: {rejected}"))),
     };
     fill(
-        Filling { ring, decoder: decoder(), threads: 1, sieve: Sieve::default() },
+        Filling { ring, decoder: decoder(), threads: 1, sieve: Sieve::default(), queues: Arc::new(Queues::new(8, 1)) },
         sample_receiver,
         note,
         &batch_sender,

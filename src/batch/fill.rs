@@ -11,13 +11,14 @@
 //! The last batch of a finite stream may be short. An error from the stream is passed on and ends the stage; rows
 //! decoded since the last full batch are dropped, since the cursor of that batch brings them back.
 
-use super::{Batch, BatchEnd, Entry, Ring, Sieve, Slot};
+use super::{Batch, BatchEnd, Entry, Queue, Queues, Ring, Sieve, Slot};
 use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, RawSample, SampleMeta};
 use crate::shards::{FilteredCounts, Rejection};
 use crate::torch::HostBuffer;
 use rayon::prelude::*;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use tokio::sync::mpsc::Receiver;
 
@@ -32,6 +33,8 @@ pub struct Filling {
     pub threads: usize,
     /// What is decided in stream order.
     pub sieve: Sieve,
+    /// Counts of the two channels.
+    pub queues: Arc<Queues>,
 }
 
 /// Runs until the stream ends, the trainer hangs up, or the ring is closed. Blocks: give it a thread of its own.
@@ -49,7 +52,7 @@ pub fn fill(
     mut note: impl FnMut(&RawSample, &Result<Decoded, Rejection>) -> Result<()>,
     out: &SyncSender<Result<Batch>>,
 ) -> Result<()> {
-    let Filling { ring, decoder, threads, mut sieve } = filling;
+    let Filling { ring, decoder, threads, mut sieve, queues } = filling;
     if ring.plan().center > 0 && decoder.centers() != ring.plan().center {
         let (views, slots) = (decoder.centers(), ring.plan().center);
         return Err(Error::Stage { stage: "decode", what: format!("{views} center views, slots for {slots}") });
@@ -65,11 +68,13 @@ pub fn fill(
         .map_err(|error| Error::device(format!("cannot start {threads} decoding threads: {error}")))?;
 
     while let Some(slot) = ring.take() {
-        let Some(batch) = fill_slot(slot, &decoder, &pool, &mut samples, &mut sieve, &mut note).transpose() else {
+        let mut next = |count: usize| receive(&mut samples, count, &queues.samples);
+        let Some(batch) = fill_slot(slot, &decoder, &pool, &mut next, &mut sieve, &mut note).transpose() else {
             return Ok(());
         };
         let last = batch.as_ref().map_or(true, |batch| batch.samples.len() < ring.plan().rows);
         let hung_up = out.send(batch).is_err();
+        queues.batches.count_put();
         if last || hung_up {
             return Ok(());
         }
@@ -82,7 +87,7 @@ fn fill_slot(
     slot: Slot,
     decoder: &Decoder,
     pool: &rayon::ThreadPool,
-    samples: &mut Receiver<Result<RawSample>>,
+    next: &mut impl FnMut(usize) -> Result<Vec<RawSample>>,
     sieve: &mut Sieve,
     note: &mut impl FnMut(&RawSample, &Result<Decoded, Rejection>) -> Result<()>,
 ) -> Result<Option<Batch>> {
@@ -95,7 +100,7 @@ fn fill_slot(
     };
     loop {
         let lacking = rows.slot.rows() - rows.samples.len();
-        let chunk = receive(samples, lacking)?;
+        let chunk = next(lacking)?;
         let ended = chunk.len() < lacking;
         let outcomes = pool.install(|| rows.decode(decoder, &chunk));
         rows.keep(chunk, outcomes, sieve, note)?;
@@ -106,13 +111,12 @@ fn fill_slot(
 }
 
 /// The next `count` samples; fewer only where the stream ends.
-fn receive(samples: &mut Receiver<Result<RawSample>>, count: usize) -> Result<Vec<RawSample>> {
+fn receive(samples: &mut Receiver<Result<RawSample>>, count: usize, queue: &Queue) -> Result<Vec<RawSample>> {
     let mut chunk = Vec::with_capacity(count);
     while chunk.len() < count {
-        match samples.blocking_recv() {
-            Some(sample) => chunk.push(sample?),
-            None => break,
-        }
+        let Some(sample) = samples.blocking_recv() else { break };
+        queue.count_taken();
+        chunk.push(sample?);
     }
     Ok(chunk)
 }

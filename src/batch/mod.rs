@@ -5,12 +5,14 @@
 //! again.
 
 mod fill;
+mod queues;
 mod ring;
 mod seen;
 mod sieve;
 mod standing;
 
 pub use fill::{Filling, fill};
+pub use queues::{Queue, Queues};
 pub use ring::{Ring, RingPlan, Slot};
 pub use seen::{Entry, Remembered};
 pub use sieve::Sieve;

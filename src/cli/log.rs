@@ -1,9 +1,13 @@
-//! Where diagnostics go: stderr, for people or as JSON, without shredding the progress bar.
+//! Where diagnostics go: stderr, for people or as JSON, without shredding the progress bar; and traces, where a collector is named.
 
+use super::traces::{self, Traces};
+use crate::error::Result;
 use crate::observe::LogWriter;
 use clap::ValueEnum;
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// How diagnostics are written.
 #[derive(Debug, clap::Args)]
@@ -22,18 +26,20 @@ enum LogFormat {
     Json,
 }
 
-/// Starts the diagnostics of this process.
-pub(super) fn start(arguments: &LogArguments) {
+/// Starts the diagnostics of this process; traces end when what it returns is dropped.
+pub(super) fn start(arguments: &LogArguments) -> Result<Option<Traces>> {
     let level = match arguments.verbose {
         0 => "shoal=info,warn",
         1 => "shoal=debug,info",
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| LogWriter);
-    match arguments.log_format {
-        LogFormat::Human => lines.with_target(false).without_time().compact().init(),
-        LogFormat::Json => lines.json().init(),
-    }
+    let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(|| LogWriter);
+    let lines = match arguments.log_format {
+        LogFormat::Human => lines.with_target(false).without_time().compact().with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
+    };
+    let (layer, traces) = traces::start()?.unzip();
+    tracing_subscriber::registry().with(lines).with(layer).init();
+    Ok(traces)
 }

@@ -15,9 +15,11 @@ mod log;
 mod network;
 mod pretrain;
 mod progress;
+mod serve;
 mod shards;
 mod show;
 mod sweep;
+mod traces;
 
 use crate::error::{Error, Result};
 use clap::{Parser, Subcommand};
@@ -63,6 +65,8 @@ enum Command {
     /// Make pictures.
     #[command(subcommand)]
     Show(show::Command),
+    /// Show a run in the browser: curves, clusters, filters, losses, snapshots
+    Serve(serve::Arguments),
     /// Write a network in another format.
     Export(export::Arguments),
     /// Names, shapes and kinds in a file; the progress of a run.
@@ -76,7 +80,7 @@ enum Command {
 /// Parses the command line and runs one command.
 pub fn run() -> Result<()> {
     let arguments = Arguments::parse();
-    log::start(&arguments.log);
+    let _traces = log::start(&arguments.log)?;
     match arguments.command {
         Command::Pretrain(arguments) => pretrain::run(&arguments),
         Command::Shards(command) => shards::run(&command),
@@ -86,6 +90,7 @@ pub fn run() -> Result<()> {
         Command::Init(arguments) => init::run(&arguments),
         Command::Eval(command) => eval::run(&command),
         Command::Show(command) => show::run(&command),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -9,11 +9,40 @@ use crate::table::{self, Table, TableWriter};
 use arrow::array::{ArrayRef, Float32Array, Int64Array, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes of a row without its key.
 const ROW_BYTES: usize = 24;
+
+/// The folder of a run with the assignments of its cycles.
+pub const FOLDER: &str = "clusters";
+
+/// The file of the cycle after `step`.
+pub fn file_name(step: u64) -> String {
+    format!("step-{step:09}.arrow")
+}
+
+/// The step that a file of assignments is named after.
+pub fn step_of(file: &Path) -> Option<u64> {
+    file.file_stem()?.to_str()?.strip_prefix("step-")?.parse().ok()
+}
+
+/// The assignments of the cycle of a run after `step`, or of its last one.
+///
+/// # Errors
+/// There is none yet.
+pub fn of_cycle(run: &Path, step: Option<u64>) -> Result<PathBuf> {
+    let folder = run.join(FOLDER);
+    if let Some(step) = step {
+        return Ok(folder.join(file_name(step)));
+    }
+    let hint = "a run has clusters after its first cycle; is it the folder of a run?";
+    let entries = std::fs::read_dir(&folder).map_err(|error| Error::file("read", &folder, &error).with_hint(hint))?;
+    let files = entries.flatten().map(|entry| entry.path());
+    let last = files.filter(|path| path.extension().is_some_and(|extension| extension == "arrow")).max();
+    last.ok_or_else(|| Error::data(format!("{} is empty", folder.display())).with_hint(hint))
+}
 
 /// One row for each sample: columns of the same length.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -8,6 +8,7 @@ mod labels;
 use crate::shards::metadata::LICENCES;
 
 use super::{Arch, Balance, Labels, Plan, Schedule};
+use std::net::SocketAddr;
 
 /// Classes that a head may have: more are numbers that were never meant to be counted from 0.
 pub(crate) const MOST_CLASSES: usize = 1_000_000;
@@ -178,6 +179,10 @@ impl Plan {
         checks.require(self.observe.every_steps >= 1, &["observe.every_steps"], || {
             "observe.every_steps = 0 must be at least 1".into()
         });
+        let page = &self.observe.page;
+        checks.require(page.is_empty() || page.parse::<SocketAddr>().is_ok(), &["observe.page"], || {
+            format!("observe.page = {page:?} must be an address of numbers with a port: 127.0.0.1:7878, or [::1]:7878")
+        });
         checks.above_up_to("observe.collapse_share", self.observe.collapse_share, 0.0, 1.0);
         checks.count("device.threads", self.device.threads, 0, 1_024);
         checks.count("device.decode_threads", self.device.decode_threads, 0, 1_024);
@@ -332,6 +337,7 @@ mod tests {
             ("snapshot.every_minutes", |plan| plan.snapshot.every_minutes = -1.0),
             ("snapshot.keep_last", |plan| plan.snapshot.keep_last = 0),
             ("observe.every_steps", |plan| plan.observe.every_steps = 0),
+            ("observe.page", |plan| plan.observe.page = "localhost:7878".into()),
             ("observe.collapse_share", |plan| plan.observe.collapse_share = 0.0),
         ];
         for (key, harm) in cases {

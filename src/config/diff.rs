@@ -195,6 +195,8 @@ mod tests {
         "snapshot.keep_every",
         "observe.every_steps",
         "observe.tensorboard",
+        "observe.pictures",
+        "observe.page",
         "observe.collapse_share",
         "observe.collapse_stop",
         "device.kind",

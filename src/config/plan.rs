@@ -403,6 +403,10 @@ pub struct ObservePlan {
     pub every_steps: u64,
     /// Writes TensorBoard event files.
     pub tensorboard: bool,
+    /// Writes pictures of clusters and filters to them.
+    pub pictures: bool,
+    /// Address of the live page; empty is none.
+    pub page: String,
     /// Share of the new labels in one cluster at which the collapse alarm fires.
     pub collapse_share: f64,
     /// Stops the run when it does.
@@ -411,7 +415,14 @@ pub struct ObservePlan {
 
 impl Default for ObservePlan {
     fn default() -> Self {
-        Self { every_steps: 10, tensorboard: true, collapse_share: 0.5, collapse_stop: false }
+        Self {
+            every_steps: 10,
+            tensorboard: true,
+            pictures: true,
+            page: String::new(),
+            collapse_share: 0.5,
+            collapse_stop: false,
+        }
     }
 }
 

@@ -248,6 +248,7 @@ struct ReaderThread {
 impl ReaderThread {
     /// Sends every step of the portion, the end included, unless nobody wants them any more.
     fn run(self) {
+        let _span = tracing::debug_span!("shard", shard = &*self.reading.shard).entered();
         let mut ordinal = self.portion.ordinal;
         let place = (self.portion.offset, self.version_before.as_ref());
         let mut samples = match open_samples(&self.url, place, &self.shared, &self.reading) {

@@ -41,6 +41,7 @@ use resnet::{Depth, ResNet};
 use script::Script;
 use sobel::Sobel;
 use state::Metadata;
+use std::path::Path;
 use taps::Taps;
 use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::Xxh3;
@@ -142,6 +143,14 @@ impl Backbone {
             Some(drive) => Ok(drive.f_to_kind(Kind::Float)?),
             None => Ok(output),
         }
+    }
+
+    /// The first convolution's weights of a safetensors file, as [`Backbone::first_filters`] of a network in it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is of no architecture known here.
+    pub fn first_filters_of(path: &Path) -> Result<Tensor> {
+        state::read_one(path, &["features.0.weight", "conv1.weight"])
     }
 
     /// The first convolution's weights, `[outputs, inputs, kernel, kernel]`: what it looks for, in the image or its gradients.

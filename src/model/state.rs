@@ -26,22 +26,40 @@ const METADATA_KEY: &str = "shoal";
 /// The file cannot be read, is cut short, or is no safetensors file.
 pub fn read_safetensors(path: &Path) -> Result<(Named, Metadata)> {
     let bytes = std::fs::read(path).map_err(|error| Error::file("read", path, &error))?;
-    let refuse = |why: &dyn std::fmt::Display| {
-        Error::data(format!("{} is not a whole safetensors file: {why}", path.display()))
-            .with_hint("shoal reads .safetensors only; ops/import.py converts .pth, .pt and .tar files")
-    };
+    let refuse = |why: &dyn std::fmt::Display| not_whole(path, why);
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| refuse(&error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(&error))?;
     let mut tensors = Vec::with_capacity(file.len());
     for (name, view) in file.tensors() {
-        let Some(kind) = kind_of(view.dtype()) else {
-            return Err(refuse(&format!("{name} is of kind {:?}, which shoal does not know", view.dtype())));
-        };
-        let shape: Vec<i64> = view.shape().iter().map(|&len| len as i64).collect();
-        tensors.push((name, Tensor::f_from_data_size(view.data(), &shape, kind)?));
+        let tensor = tensor_of(&view).map_err(|error| refuse(&format!("{name}: {error}")))?;
+        tensors.push((name, tensor));
     }
     let header = header.metadata().clone().unwrap_or_default();
     Ok((tensors, parse_metadata(header).map_err(|error| refuse(&error))?))
+}
+
+/// Reads the first of `names` that a safetensors file has, onto the CPU, and makes a tensor of nothing else.
+///
+/// # Errors
+/// As [`read_safetensors`], or it has none of them.
+pub fn read_one(path: &Path, names: &[&str]) -> Result<Tensor> {
+    let bytes = std::fs::read(path).map_err(|error| Error::file("read", path, &error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| not_whole(path, &error))?;
+    let found = names.iter().find_map(|name| file.tensor(name).ok());
+    let view = found.ok_or_else(|| Error::data(format!("{} has no {}", path.display(), names.join(" and no "))))?;
+    tensor_of(&view)
+}
+
+fn not_whole(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    Error::data(format!("{} is not a whole safetensors file: {why}", path.display()))
+        .with_hint("shoal reads .safetensors only; ops/import.py converts .pth, .pt and .tar files")
+}
+
+fn tensor_of(view: &TensorView<'_>) -> Result<Tensor> {
+    let kind = kind_of(view.dtype())
+        .ok_or_else(|| Error::data(format!("it is of kind {:?}, which shoal does not know", view.dtype())))?;
+    let shape: Vec<i64> = view.shape().iter().map(|&len| len as i64).collect();
+    Ok(Tensor::f_from_data_size(view.data(), &shape, kind)?)
 }
 
 /// Writes tensors, made contiguous on the CPU, and metadata to a safetensors file.

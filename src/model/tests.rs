@@ -275,3 +275,18 @@ fn one_weight_makes_another_fingerprint() -> Result<()> {
     assert_ne!(first, one.fingerprint()?);
     Ok(())
 }
+
+#[test]
+fn the_first_filters_of_a_file_are_those_of_its_network() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("model.safetensors");
+    for arch in [Arch::AlexNet, Arch::Vgg16, Arch::ResNet18, Arch::ResNet50, Arch::Small] {
+        let network = network(arch, 64, 3)?;
+        state::write_safetensors(&path, &network.state()?, &network.metadata())?;
+        assert_eq!(Backbone::first_filters_of(&path)?, network.first_filters()?, "{}", arch.name());
+    }
+    state::write_safetensors(&path, &[("other".into(), Tensor::ones([1], (Kind::Float, Device::Cpu)))], &Metadata::new())?;
+    let error = Backbone::first_filters_of(&path).expect_err("no filters");
+    assert!(error.to_string().contains("has no features.0.weight and no conv1.weight"), "{error}");
+    Ok(())
+}

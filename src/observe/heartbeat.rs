@@ -31,10 +31,30 @@ pub enum Stage {
     Cluster,
     /// Writing a snapshot.
     Snapshot,
+    /// Standing still, as somebody asked.
+    Pause,
 }
 
 impl Stage {
-    fn doing(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Start, Self::Wait, Self::Assign, Self::Train, Self::Cluster, Self::Snapshot, Self::Pause];
+
+    /// For labels of metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Wait => "wait",
+            Self::Assign => "assign",
+            Self::Train => "train",
+            Self::Cluster => "cluster",
+            Self::Snapshot => "snapshot",
+            Self::Pause => "pause",
+        }
+    }
+
+    /// For people.
+    pub fn doing(self) -> &'static str {
         match self {
             Self::Start => "starting",
             Self::Wait => "waiting for data",
@@ -42,6 +62,7 @@ impl Stage {
             Self::Train => "training on a batch",
             Self::Cluster => "clustering",
             Self::Snapshot => "writing snapshot",
+            Self::Pause => "paused",
         }
     }
 }
@@ -58,12 +79,14 @@ struct State {
     detail: Cow<'static, str>,
     entered: Instant,
     last_step: Instant,
+    stepped: bool,
 }
 
 impl Default for Activity {
     fn default() -> Self {
         let now = Instant::now();
-        let state = State { stage: Stage::Start, detail: Cow::Borrowed(""), entered: now, last_step: now };
+        let state =
+            State { stage: Stage::Start, detail: Cow::Borrowed(""), entered: now, last_step: now, stepped: false };
         Self { state: Mutex::new(state) }
     }
 }
@@ -80,9 +103,28 @@ impl Activity {
         });
     }
 
-    /// A step is done.
+    /// What the trainer is about, how far it is with it, and since when.
+    pub fn now(&self) -> (Stage, Cow<'static, str>, Duration) {
+        let state = self.state();
+        (state.stage, state.detail, state.entered.elapsed())
+    }
+
+    /// How long ago the last step ended.
+    pub fn since_step(&self) -> Duration {
+        self.state().last_step.elapsed()
+    }
+
+    /// Whether a step has been trained since the process began.
+    pub fn has_stepped(&self) -> bool {
+        self.state().stepped
+    }
+
+    /// A step is done, or a batch of encoding.
     pub fn tick(&self) {
-        self.update(|state| state.last_step = Instant::now());
+        self.update(|state| {
+            state.last_step = Instant::now();
+            state.stepped |= state.stage == Stage::Train;
+        });
     }
 
     fn update(&self, change: impl FnOnce(&mut State)) {

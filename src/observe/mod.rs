@@ -1,20 +1,33 @@
 //! One record, many listeners.
 //!
 //! In: what the trainer says of a run, as [`Record`]s. Out: lines of `metrics.jsonl`, TensorBoard event files, a bar or
-//! plain lines on standard error, and a closing [`Summary`]. Beside the records, the [`Heartbeat`] tells what a run waits
-//! for when it stands still, and the [`CollapseWatch`] judges its labels. What can go wrong: the disk.
+//! plain lines on standard error, numbers for monitoring ([`Meters`]), and a closing [`Summary`]. Beside the records, the [`Heartbeat`]
+//! tells what a run waits for when it stands still, the [`CollapseWatch`] judges its labels, the [`Painter`] draws, and a [`Page`]
+//! shows all of it in a browser. What can go wrong: the disk.
 
 mod collapse;
 pub mod console;
+mod controls;
 mod heartbeat;
+mod live;
+mod meters;
 mod metrics;
+pub mod page;
+mod painter;
+mod photographs;
 mod summary;
 mod tensorboard;
 
 pub use crate::train::record::*;
 pub use collapse::{Collapse, CollapseWatch};
 pub use console::LogWriter;
+pub use controls::Controls;
 pub use heartbeat::{Activity, Heartbeat, Stage};
+pub use live::{Beside, Live, Rates, Sources, Totals, stream_words};
+pub use meters::{METRICS, Meters};
+pub use page::{Page, UnderWay};
+pub use painter::Painter;
+pub use photographs::Photographs;
 pub use summary::{Hardware, Stages, Summary};
 pub use tensorboard::Histogram;
 
@@ -23,9 +36,10 @@ use crate::decode::Counters;
 use crate::error::Result;
 use crate::train::progress::Progress;
 
+use self::metrics::Metrics;
 use console::Console;
-use metrics::Metrics;
-use std::path::Path;
+use photographs::run_calmly;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tensorboard::EventFile;
@@ -40,7 +54,11 @@ pub struct Observer {
     events: Option<EventFile>,
     console: Console,
     summary: Summary,
+    meters: Option<Arc<Meters>>,
+    painter: Option<Painter>,
     decoders: Option<Arc<Counters>>,
+    run: PathBuf,
+    first_step: u64,
     batch_size: usize,
     started: Instant,
 }
@@ -66,7 +84,11 @@ impl Observer {
             events,
             console: Console::new(total_steps, done, bar),
             summary: Summary::from_step(done),
+            meters: None,
+            painter: None,
             decoders: None,
+            run: run_dir.to_owned(),
+            first_step,
             batch_size: plan.train.batch_size,
             started: Instant::now(),
         })
@@ -77,6 +99,8 @@ impl Observer {
         self.summary.add(record, self.batch_size);
         self.console.record(record);
         self.metrics.append(record)?;
+        self.meters.iter().for_each(|meters| meters.record(record));
+        self.painter.iter().for_each(|painter| painter.record(record));
         let Some(events) = &mut self.events else { return Ok(()) };
         match record {
             Record::Step(step) => step_events(events, step),
@@ -99,6 +123,20 @@ impl Observer {
     /// Shows how far something is that makes no records.
     pub fn note(&mut self, text: &str) {
         self.console.note(text);
+    }
+
+    /// Tells records to these, too.
+    pub fn tell(&mut self, meters: Arc<Meters>) {
+        self.meters = Some(meters);
+    }
+
+    /// Has pictures drawn of what records are of.
+    ///
+    /// # Errors
+    /// As [`Painter::start`].
+    pub fn draw_with(&mut self, photographs: &Arc<dyn Photographs>) -> Result<()> {
+        self.painter = Some(Painter::start(&self.run, self.first_step, Arc::clone(photographs))?);
+        Ok(())
     }
 
     /// Tells the closing table what the run computes with.

@@ -1,6 +1,6 @@
 //! TensorBoard event files, written without TensorFlow.
 //!
-//! In: scalars and histograms with their step. Out: `events.out.tfevents.*`, a sequence of records framed as
+//! In: scalars, histograms and pictures with their step. Out: `events.out.tfevents.*`, a sequence of records framed as
 //! `u64 length · u32 masked CRC32-C of it · bytes · u32 masked CRC32-C of them` (all little-endian), each an `Event`
 //! message of TensorFlow's `event.proto`, encoded by hand: a dozen fields do not need a protobuf compiler.
 //!
@@ -8,8 +8,9 @@
 //! from that step on. What can go wrong: the disk.
 
 use crate::error::{Error, Result};
+use image::{ImageFormat, RgbImage};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -94,6 +95,22 @@ impl EventFile {
                 body.double(5, histogram.sum_squares);
                 body.doubles(6, &histogram.limits);
                 body.doubles(7, &histogram.counts);
+            });
+        })
+    }
+
+    /// Writes a picture.
+    pub fn picture(&mut self, step: u64, tag: &str, picture: &RgbImage) -> Result<()> {
+        let mut png = Cursor::new(Vec::new());
+        let encoded = picture.write_to(&mut png, ImageFormat::Png);
+        encoded.map_err(|error| Error::data(format!("cannot encode {tag} as PNG: {error}")))?;
+        const RGB: u64 = 3;
+        self.value(step, tag, |entry| {
+            entry.message(4, |body| {
+                body.varint(1, u64::from(picture.height()));
+                body.varint(2, u64::from(picture.width()));
+                body.varint(3, RGB);
+                body.bytes(4, png.get_ref());
             });
         })
     }

@@ -5,11 +5,12 @@
 
 use super::guard::{guard, stage_error};
 use super::stop::Stop;
-use crate::batch::{Batch, Filling, Remembered, Ring, RingPlan, Sieve, fill};
+use crate::batch::{Batch, Filling, Queues, Remembered, Ring, RingPlan, Sieve, fill};
 use crate::config::{Duplicates, Labels, Plan};
-use crate::decode::{CenterCrops, Counters, Decoded, Decoder, Filter};
+use crate::decode::{CenterCrops, Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample};
+use crate::observe::Sources;
 use crate::shards::index::{Row, RowVerdict};
 use crate::shards::metadata::Licences;
 use crate::shards::{Ledger, Rejection, ShardList};
@@ -75,8 +76,7 @@ pub struct Feed {
     ring: Ring,
     ingest: tokio::task::JoinHandle<()>,
     decode: Option<JoinHandle<()>>,
-    progress: Arc<Progress>,
-    decoders: Arc<Counters>,
+    sources: Sources,
 }
 
 /// What came of waiting for a batch.
@@ -118,7 +118,9 @@ impl Feed {
         // Room for a batch: the next one gathers while the decoders are at work on this one.
         let (give_sample, samples) = mpsc::channel(feed.batch_size);
         let (give_batch, batches) = sync_channel(WAITING);
-        let ingest = runtime.spawn(run_ingest(stream, give_sample));
+        let queues = Queues::new(feed.batch_size, WAITING);
+        let queues = Arc::new(queues);
+        let ingest = runtime.spawn(run_ingest(stream, give_sample, Arc::clone(&queues)));
         let decoder = Decoder::new(&plan.views, &plan.stream).with_centers(feed.center_views.unwrap_or_default());
         let decoders = Arc::clone(decoder.counters());
         let decoder = match feed.filters {
@@ -135,13 +137,19 @@ impl Feed {
                 Sieve::new(&plan.filter, &remembered, from_start).over_lists(plan.stream.weights.len())
             }
         };
-        let filling = Filling { ring: ring.clone(), decoder, threads: placement.decode_threads, sieve };
+        let filling = Filling {
+            ring: ring.clone(),
+            decoder,
+            threads: placement.decode_threads,
+            sieve,
+            queues: Arc::clone(&queues),
+        };
         let ledger = Arc::clone(ledger);
         let decode = thread::Builder::new()
             .name("batches".into())
             .spawn(move || run_decode(filling, samples, &ledger, &give_batch))
             .map_err(|error| Error::device(format!("cannot start the decoding thread: {error}")))?;
-        Ok(Self { batches, ring, ingest, decode: Some(decode), progress, decoders })
+        Ok(Self { batches, ring, ingest, decode: Some(decode), sources: Sources { progress, decoders, queues } })
     }
 
     /// Waits for the next batch, or for somebody to ask for a stop.
@@ -151,21 +159,19 @@ impl Feed {
                 return Ok(Next::Stopped);
             }
             match self.batches.recv_timeout(PATIENCE) {
-                Ok(batch) => return batch.map(|batch| Next::Batch(Box::new(batch))),
+                Ok(batch) => {
+                    self.sources.queues.batches.count_taken();
+                    return batch.map(|batch| Next::Batch(Box::new(batch)));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(Next::End),
             }
         }
     }
 
-    /// Counters of the stream, for whoever watches.
-    pub fn progress(&self) -> Arc<Progress> {
-        Arc::clone(&self.progress)
-    }
-
-    /// Counters of the decoders, for whoever watches.
-    pub fn decoders(&self) -> Arc<Counters> {
-        Arc::clone(&self.decoders)
+    /// Its counters, for whoever watches.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
     }
 }
 
@@ -181,13 +187,18 @@ impl Drop for Feed {
     }
 }
 
-async fn run_ingest(stream: impl Stream<Item = Result<RawSample>>, out: mpsc::Sender<Result<RawSample>>) {
+async fn run_ingest(
+    stream: impl Stream<Item = Result<RawSample>>,
+    out: mpsc::Sender<Result<RawSample>>,
+    queues: Arc<Queues>,
+) {
     let pass_on = async {
         let mut samples = std::pin::pin!(stream);
         while let Some(sample) = samples.next().await {
             if out.send(sample).await.is_err() {
                 return;
             }
+            queues.samples.count_put();
         }
     };
     if let Err(panic) = AssertUnwindSafe(pass_on).catch_unwind().await {
@@ -252,7 +263,8 @@ mod tests {
         let (give, mut take) = mpsc::channel(1);
         let broken =
             futures_util::stream::poll_fn(|_| -> std::task::Poll<Option<Result<RawSample>>> { panic!("no sample") });
-        runtime.spawn(run_ingest(broken, give));
+        let queues = Queues::new(1, 1);
+        runtime.spawn(run_ingest(broken, give, Arc::new(queues)));
         let error = take.blocking_recv().expect("an answer").expect_err("it panicked");
         assert_eq!(error.to_string(), "the ingest stage failed: no sample");
         assert!(take.blocking_recv().is_none(), "the stage has ended");

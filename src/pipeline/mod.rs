@@ -20,21 +20,27 @@ pub mod stop;
 pub mod used;
 
 use crate::batch::Standing;
-use crate::cluster::assignments::Assignments;
+use crate::cluster::assignments::{self, Assignments};
 use crate::config::{Indexing, Plan, Precision, Refresh};
 use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
-use crate::ingest::{Cursor, Passes, Past, Progress};
+use crate::ingest::{Cursor, Passes, Past};
 use crate::observe::console::say;
-use crate::observe::{Activity, CollapseWatch, Hardware, Heartbeat, Observer, Stage, Summary};
+use crate::observe::page::Opening;
+use crate::observe::{
+    Activity, CollapseWatch, Hardware, Heartbeat, Live, Meters, Observer, Page, Photographs, Stage, Summary, UnderWay,
+    stream_words,
+};
 use crate::shards::index::{Collector, Index};
 use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Store;
 use crate::torch::device::{Placement, place, set_threads};
 use crate::train::Trainer;
+use crate::train::progress::Times;
 use crate::train::record::{AlarmRecord, CycleRecord, Record, SnapshotRecord};
 use crate::train::upload::{DeviceBatch, Uploader};
 use feed::{Feed, FeedPlan, Filters, Next};
+use find::Nearby;
 use saving::Saving;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -98,10 +104,18 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     };
     let feed = Feed::open(runtime.handle(), plan, &placement, list.clone(), &ledger, feed_plan)?;
     let hardware = Hardware { cuda: placement.device != Device::Cpu, bf16: plan.device.precision == Precision::Bf16 };
-    observer.runs_on(hardware, feed.decoders());
+    let sources = feed.sources().clone();
+    observer.runs_on(hardware, Arc::clone(&sources.decoders));
     let activity = Arc::new(Activity::default());
-    let _heartbeat = Heartbeat::start(Arc::clone(&activity), describer(feed.progress()), say)
+    let live = Live::new(Arc::clone(&activity), sources, hardware.cuda, plan.stream.shuffle);
+    let live = Arc::new(live);
+    let stream_words = {
+        let live = Arc::clone(&live);
+        move || stream_words(&live.sources().progress)
+    };
+    let _heartbeat = Heartbeat::start(Arc::clone(&activity), stream_words, say)
         .map_err(|error| Error::device(format!("cannot start the watching thread: {error}")))?;
+    let (_page, meters) = show(plan, folder, &list, &live, &mut observer)?;
     let started_at = trainer.progress().step;
     let mut collapse = CollapseWatch::new(plan.train.batch_size, plan.cluster.every_steps, plan.observe.collapse_share);
     if let Some(clustering) = trainer.clustering() {
@@ -111,6 +125,7 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         uploader: Uploader::new(placement.device),
         collapse,
         folder: folder.to_path_buf(),
+        waited: Duration::ZERO,
         snapshot_step: started_at,
         snapshot_time: Instant::now(),
         kept: VecDeque::new(),
@@ -125,6 +140,8 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         saving: None,
         feed,
         activity,
+        live,
+        meters,
         standing,
         observer: &mut observer,
     };
@@ -147,6 +164,30 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     }
 }
 
+/// Opens what is wanted beside the records: pictures for TensorBoard, and the page with its numbers.
+fn show(
+    plan: &Plan,
+    folder: &Path,
+    list: &ShardList,
+    live: &Arc<Live>,
+    observer: &mut Observer,
+) -> Result<(Option<Page>, Option<Arc<Meters>>)> {
+    let photographs: Arc<dyn Photographs> = Arc::new(Nearby::of(plan, list.clone(), folder));
+    if plan.observe.tensorboard && plan.observe.pictures {
+        observer.draw_with(&Arc::clone(&photographs))?;
+    }
+    if plan.observe.page.is_empty() {
+        return Ok((None, None));
+    }
+    let meters = Arc::new(Meters::default());
+    observer.tell(Arc::clone(&meters));
+    let under_way = UnderWay { live: Arc::clone(live), meters: Arc::clone(&meters) };
+    let opening = Opening { run: folder.to_path_buf(), plan: plan.clone(), under_way: Some(under_way), photographs };
+    let page = Page::open(&plan.observe.page, opening)?;
+    say(&format!("page: {}", page.url));
+    Ok((Some(page), Some(meters)))
+}
+
 /// tokio moves bytes only: two threads are enough.
 pub fn start_runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
@@ -162,28 +203,6 @@ fn name_last_snapshot(error: Error, last: Option<PathBuf>) -> Error {
     let kept = format!("the last good snapshot is {}", path.display());
     let hint = error.hint().map_or_else(|| kept.clone(), |hint| format!("{hint}; {kept}"));
     error.with_hint(hint)
-}
-
-/// What the stream says of itself while the trainer waits for it.
-fn describer(progress: Arc<Progress>) -> impl Fn() -> String + Send + 'static {
-    move || {
-        if let Some(time) = progress.waiting_for_shards() {
-            return format!("waiting for new shards for {:.0} s", time.as_secs_f64());
-        }
-        let lanes: Vec<String> =
-            progress.lanes().iter().map(|(activity, count)| format!("{count} {}", activity.name())).collect();
-        let (samples, mib) = (progress.shuffle_samples(), progress.shuffle_bytes() >> 20);
-        let rest = format!("shards: {}; {samples} samples ({mib} MiB) in the shuffle buffer", lanes.join(", "));
-        match progress.waiting() {
-            Some(waiting) => format!(
-                "{} is {} for {:.0} s; {rest}",
-                waiting.shard,
-                waiting.activity.name(),
-                waiting.time.as_secs_f64()
-            ),
-            None => format!("samples wait for the decoders; {rest}"),
-        }
-    }
 }
 
 fn by_name<T: ToString>(counts: &BTreeMap<T, u64>) -> BTreeMap<String, u64> {
@@ -205,10 +224,14 @@ struct Run<'a> {
     feed: Feed,
     uploader: Uploader,
     activity: Arc<Activity>,
+    live: Arc<Live>,
+    meters: Option<Arc<Meters>>,
     collapse: CollapseWatch,
     observer: &'a mut Observer,
     /// The stream up to the last batch that the trainer took.
     standing: Standing,
+    /// How long the block at hand was waited for.
+    waited: Duration,
     snapshot_step: u64,
     snapshot_time: Instant,
     /// Steps of the newest snapshots, but for those of an earlier process, and where each stands in the stream.
@@ -226,6 +249,7 @@ impl Run<'_> {
                 self.finish_snapshot()?;
                 return Ok(());
             }
+            self.heed_the_page()?;
             if self.trainer.cycle_due(None) && !self.cluster(self.trainer.progress().pass)? {
                 return self.leave();
             }
@@ -249,6 +273,28 @@ impl Run<'_> {
         }
     }
 
+    /// Does what was asked for at the page since the last step.
+    fn heed_the_page(&mut self) -> Result<()> {
+        let live = Arc::clone(&self.live);
+        let started = Instant::now();
+        while live.controls.is_paused() && !live.controls.is_stopped() && !self.stop.is_requested() {
+            self.activity.enter(Stage::Pause, "until somebody lets it go on at the page");
+            if live.controls.take_snapshot() && self.trainer.progress().step > self.snapshot_step {
+                self.snapshot()?;
+                self.finish_snapshot()?;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.trainer.interval_mut().skip(started.elapsed());
+        if live.controls.is_stopped() {
+            self.stop.request();
+        }
+        if live.controls.take_snapshot() && self.trainer.progress().step > self.snapshot_step {
+            self.snapshot()?;
+        }
+        Ok(())
+    }
+
     /// Keeps everything, and says that somebody asked to stop.
     fn leave(&mut self) -> Result<()> {
         self.snapshot()?;
@@ -262,6 +308,7 @@ impl Run<'_> {
     /// The batches of the next block on the device; `None` once somebody asked to stop.
     fn next_block(&mut self) -> Result<Option<Vec<DeviceBatch>>> {
         self.activity.enter(Stage::Wait, "");
+        let _span = tracing::debug_span!("wait").entered();
         let started = Instant::now();
         let wanted = if self.trainer.has_labels() { self.trainer.block_len() } else { 1 };
         let mut block = Vec::with_capacity(wanted);
@@ -272,13 +319,15 @@ impl Run<'_> {
                 Next::End => return Err(Error::data("the endless stream of samples has ended")),
             }
         }
-        self.trainer.interval_mut().times.wait += started.elapsed();
+        self.waited = started.elapsed();
+        self.trainer.interval_mut().times.wait += self.waited;
         Ok(Some(block))
     }
 
     /// Gives a block to the trainer: for the bank before the first clustering, to train on after it.
     fn take(&mut self, mut block: Vec<DeviceBatch>) -> Result<()> {
         let before = self.trainer.progress().step;
+        let times_before = self.trainer.interval_mut().times;
         if !self.trainer.has_labels() {
             self.activity.enter(Stage::Assign, "for the bank");
             for batch in &block {
@@ -288,7 +337,11 @@ impl Run<'_> {
             self.observer.note(&format!("filling the bank for the first clustering: {rows} of {capacity} rows"));
         } else {
             self.activity.enter(Stage::Train, "");
+            let _span = tracing::debug_span!("train", step = before, steps = block.len()).entered();
             self.trainer.train(&block)?;
+            let steps = self.trainer.progress().step - before;
+            let spent = Times { wait: self.waited, ..self.trainer.interval_mut().times.since(&times_before) };
+            self.meters.iter().for_each(|meters| meters.steps(spent, steps));
         }
         for batch in &mut block {
             self.standing.advance(std::mem::take(&mut batch.end));
@@ -308,7 +361,7 @@ impl Run<'_> {
         }
         let (mut record, labels) =
             self.trainer.close_interval(by_name(&self.ledger.losses()), by_name(&self.standing.filtered))?;
-        record.pass_share = self.feed.progress().share_of(record.pass);
+        record.pass_share = self.feed.sources().progress.share_of(record.pass);
         let step = record.step;
         self.observer.record(&Record::Step(record))?;
         let Some(collapse) = self.collapse.labels(labels.iter().map(|label| *label as u32)) else { return Ok(()) };
@@ -326,17 +379,20 @@ impl Run<'_> {
 
     /// One cycle. `false` if somebody asked to stop before its end.
     fn cluster(&mut self, next_pass: u64) -> Result<bool> {
+        let _span = tracing::debug_span!("cycle", step = self.trainer.progress().step).entered();
         let started = Instant::now();
         self.activity.enter(Stage::Cluster, "");
-        let complete = match self.plan.cluster.refresh {
-            Refresh::Refill => self.refill()?,
-            Refresh::Rolling => true,
-            Refresh::Full => self.encode_list(next_pass)?,
-        };
+        let complete = tracing::debug_span!("encode").in_scope(|| match self.plan.cluster.refresh {
+            Refresh::Refill => self.refill(),
+            Refresh::Rolling => Ok(true),
+            Refresh::Full => self.encode_list(next_pass),
+        })?;
         if !complete {
             self.trainer.begin_refresh(); // half of an encoding is worth nothing, and a snapshot need not hold it
             return Ok(false);
         }
+        let _span =
+            tracing::debug_span!("cluster", rows = self.trainer.bank().len(), k = self.plan.cluster.k).entered();
         self.activity.enter(Stage::Cluster, format!("{} rows into {}", self.trainer.bank().len(), self.plan.cluster.k));
         if self.plan.cluster.overlap && self.trainer.clustering().is_some() {
             self.trainer.begin_beside(next_pass, started)?;
@@ -348,7 +404,7 @@ impl Run<'_> {
     }
 
     fn tell_cycle(&mut self, (record, found): (CycleRecord, Assignments)) -> Result<()> {
-        found.write(&run_folder::clusters(&self.folder)?.join(format!("step-{:09}.arrow", record.step)))?;
+        found.write(&run_folder::clusters(&self.folder)?.join(assignments::file_name(record.step)))?;
         self.collapse.clustered(&record.sizes);
         self.observer.record(&Record::Cycle(record))
     }
@@ -410,6 +466,7 @@ impl Run<'_> {
         let ledger = Arc::new(self.ledger.for_encoding(pass, self.trainer.progress().step));
         let mut feed =
             Feed::open(self.runtime.handle(), self.plan, self.placement, self.list.clone(), &ledger, feed_plan)?;
+        let _watched = self.live.watch(feed.sources().clone());
         let mut uploader = Uploader::new(self.placement.device);
         self.trainer.begin_refresh();
         loop {
@@ -436,6 +493,7 @@ impl Run<'_> {
     /// Begins to write a snapshot, once the one before is on disk.
     fn snapshot(&mut self) -> Result<()> {
         self.activity.enter(Stage::Snapshot, "");
+        let _span = tracing::debug_span!("snapshot", step = self.trainer.progress().step).entered();
         let started = Instant::now();
         self.finish_snapshot()?;
         let step = self.trainer.progress().step;

@@ -1,5 +1,6 @@
 //! The folder of a run, apart from its snapshots: the resolved pipeline file and the assignments of each cycle.
 
+use crate::cluster::assignments;
 use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::snapshot;
@@ -32,7 +33,7 @@ pub(super) fn plan_so_far(folder: &Path) -> Result<Option<Plan>> {
 
 /// The folder of the assignments of each cycle, made if it is not there.
 pub fn clusters(folder: &Path) -> Result<PathBuf> {
-    let path = folder.join("clusters");
+    let path = folder.join(assignments::FOLDER);
     fs::create_dir_all(&path).map_err(|error| Error::file("create", &path, &error))?;
     Ok(path)
 }

@@ -27,7 +27,11 @@ impl Saving {
     /// Begins to write `saved`.
     pub(super) fn begin(store: &Arc<Store>, step: u64, cursor: Cursor, saved: Saved) -> Result<Self> {
         let store = Arc::clone(store);
-        let write = move || store.write(step, serde_json::Value::Null, |folder| saved.write(folder));
+        let span = tracing::debug_span!("write", step);
+        let write = move || {
+            let _span = span.entered();
+            store.write(step, serde_json::Value::Null, |folder| saved.write(folder))
+        };
         let thread = Builder::new().name("snapshot".into()).spawn(write);
         let thread =
             thread.map_err(|error| Error::device(format!("cannot start a thread to write a snapshot: {error}")))?;

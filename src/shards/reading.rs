@@ -25,6 +25,9 @@ pub enum Activity {
 }
 
 impl Activity {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Opening, Self::Retrying, Self::Reading, Self::Ahead, Self::Done];
+
     /// In words, as part of "shard X is ...".
     pub fn name(self) -> &'static str {
         match self {

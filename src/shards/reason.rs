@@ -94,6 +94,12 @@ impl Reason {
     pub fn may_pass(self) -> bool {
         matches!(self, Self::Unreachable | Self::HttpStatus | Self::ConnectionLost | Self::CommandFailed)
     }
+
+    /// Whether it is decoding that finds it: all others are found by reading.
+    pub fn is_of_decoding(self) -> bool {
+        use Reason::{DecodeFailed, EmptyImage, NotAnImage, TooManyPixels, Unlabelled, UnsupportedFormat};
+        matches!(self, EmptyImage | NotAnImage | UnsupportedFormat | TooManyPixels | DecodeFailed | Unlabelled)
+    }
 }
 
 vocabulary! {

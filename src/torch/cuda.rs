@@ -60,6 +60,7 @@ struct Runtime {
     hold_back: Symbol<unsafe extern "C" fn(StreamHandle, EventHandle, u32) -> i32>,
     enter_stream: Symbol<unsafe extern "C" fn(StreamHandle, i32, *mut GuardHandle) -> i32>,
     leave_stream: Symbol<unsafe extern "C" fn(GuardHandle) -> i32>,
+    memory: Symbol<unsafe extern "C" fn(*mut usize, *mut usize) -> i32>,
 }
 
 static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
@@ -84,6 +85,7 @@ fn find_runtime() -> Result<Runtime, libloading::Error> {
             hold_back: process.get(b"cudaStreamWaitEvent\0")?,
             enter_stream: process.get(b"aoti_torch_create_cuda_stream_guard\0")?,
             leave_stream: process.get(b"aoti_torch_delete_cuda_stream_guard\0")?,
+            memory: process.get(b"cudaMemGetInfo\0")?,
         })
     }
 }
@@ -234,6 +236,14 @@ pub fn copy_without_waiting(from: &Tensor, to: &Tensor) -> Result<()> {
     // SAFETY: tch's C tensors are `at::Tensor`s, which the call only borrows.
     let code = unsafe { aoti_torch_copy_(to.as_ptr().cast(), from.as_ptr().cast(), 1) };
     check(code, "copy")
+}
+
+/// Bytes of device 0's memory: free, and in all. Any thread may ask.
+pub fn memory() -> Result<(usize, usize)> {
+    let (mut free, mut all) = (0, 0);
+    // SAFETY: both places are valid for a number.
+    check(unsafe { (runtime()?.memory)(&raw mut free, &raw mut all) }, "memory question")?;
+    Ok((free, all))
 }
 
 unsafe extern "C" {

@@ -63,6 +63,17 @@ pub struct Times {
     pub train: Duration,
 }
 
+impl Times {
+    /// What has been spent since an earlier reading.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            wait: self.wait.saturating_sub(earlier.wait),
+            assign: self.assign.saturating_sub(earlier.assign),
+            train: self.train.saturating_sub(earlier.train),
+        }
+    }
+}
+
 /// What lies on the device until the next record: reading it earlier would make the host wait.
 #[derive(Debug)]
 pub struct Interval {

@@ -3,18 +3,25 @@
 //! In: who is in which cluster, how far from its centroid, of which class. Out: numbers of clusters and of samples. What can go wrong:
 //! ids that name no cluster, an order by purity where no sample has a class.
 
+use super::sheet::SheetRow;
 use crate::cluster::assignments::Assignments;
 use crate::error::{Error, Result};
+use crate::shards::SampleId;
+use image::RgbImage;
+use indicatif::HumanCount;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::Deserialize;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What clusters are sorted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Sort {
     /// The largest first
+    #[default]
     Size,
     /// The one with the largest share of one class first
     Purity,
@@ -32,9 +39,11 @@ pub enum Choice {
 }
 
 /// Which samples of a cluster come first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Nearest to the centroid first
+    #[default]
     Nearest,
     /// Any, the same at each call
     Random,
@@ -125,6 +134,33 @@ impl<'a> Clusters<'a> {
         members
     }
 
+    /// The chosen clusters, each with at most `count` of its samples as rows of the assignments.
+    pub fn pick(&self, choice: &Choice, sort: Sort, order: Order, count: usize) -> Result<Vec<(usize, Vec<usize>)>> {
+        let chosen = self.choose(choice, sort)?;
+        Ok(chosen.into_iter().map(|cluster| (cluster, self.members(cluster, order, count))).collect())
+    }
+
+    /// Samples of what [`Clusters::pick`] gave.
+    pub fn ids(&self, picked: &[(usize, Vec<usize>)]) -> HashSet<SampleId> {
+        picked.iter().flat_map(|(_, members)| members).map(|&row| self.assignments.ids[row]).collect()
+    }
+
+    /// Rows of a sheet with those of the photographs that were found.
+    pub fn rows(&self, picked: &[(usize, Vec<usize>)], found: &HashMap<SampleId, RgbImage>) -> Vec<SheetRow> {
+        let largest = picked.iter().map(|(cluster, _)| self.size(*cluster)).max().unwrap_or(0).max(1);
+        let row = |(cluster, members): &(usize, Vec<usize>)| {
+            let size = self.size(*cluster);
+            let unit = if size == 1 { "image" } else { "images" };
+            SheetRow {
+                name: format!("cluster {cluster}"),
+                share: Some(size as f64 / largest as f64),
+                caption: format!("{} {unit}\n{}", HumanCount(size as u64), self.describe(*cluster)),
+                thumbnails: members.iter().filter_map(|&row| found.get(&self.assignments.ids[row]).cloned()).collect(),
+            }
+        };
+        picked.iter().map(row).collect()
+    }
+
     /// Share of the commonest class among the samples of a cluster that have one; 0 where none has.
     pub fn purity(&self, cluster: usize) -> f64 {
         let counts = self.class_counts(cluster);
@@ -161,7 +197,6 @@ impl<'a> Clusters<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::SampleId;
 
     fn assignments(clusters: &[u32], distances: &[f32], classes: &[Option<i64>]) -> Assignments {
         Assignments {

@@ -4,6 +4,7 @@
 //! and its largest white. Three inputs are the colours of one square. Two are the gradients along x and along y that a Sobel front
 //! gives: two grey squares side by side. What can go wrong: another number of inputs.
 
+use super::mosaic::{Mosaic, Panel, Tile};
 use crate::error::{Error, Result};
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -32,6 +33,27 @@ pub fn tiles(weight: &Tensor, side: u32) -> Result<Vec<RgbImage>> {
         .take(outputs as usize)
         .map(|filter| tile(filter, kernel as u32, scale))
         .collect())
+}
+
+/// All filters of a network under its name.
+///
+/// # Errors
+/// As [`tiles`].
+pub fn panel(weight: &Tensor, name: &str, side: u32) -> Result<Panel> {
+    let (count, inputs, kernel, _) = weight.size4()?;
+    let seen = if inputs == 2 { "gradients along x | along y" } else { "RGB" };
+    let tiles = tiles(weight, side)?.into_iter().map(|picture| Tile { picture, label: String::new() });
+    let title = format!("{name} · {count} filters of {kernel} × {kernel} · {seen}");
+    Ok(Panel { title, tiles: tiles.collect() })
+}
+
+/// The filters of several networks side by side.
+pub fn mosaic(panels: Vec<Panel>) -> Mosaic {
+    Mosaic {
+        title: "Filters of the first layer".to_owned(),
+        subtitle: "each from its smallest weight, black, to its largest, white".to_owned(),
+        panels,
+    }
 }
 
 /// One filter, `[inputs, kernel, kernel]`.

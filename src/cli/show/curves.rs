@@ -51,6 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
     match out.extension().and_then(|ending| ending.to_str()) {
         Some("svg") => {
+            super::make_pictures_folder(out)?;
             std::fs::write(out, plot::svg(&plots, arguments.columns)?)
                 .map_err(|error| Error::file("write", out, &error))?;
         }

@@ -4,8 +4,7 @@ use super::save;
 use crate::cli::network::NetworkArguments;
 use crate::cli::print;
 use crate::error::Result;
-use crate::visualize::filters::tiles;
-use crate::visualize::mosaic::{Mosaic, Panel, Tile};
+use crate::visualize::filters;
 use std::path::PathBuf;
 
 /// The arguments of `shoal show filters`.
@@ -36,21 +35,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let mut panels = Vec::with_capacity(arguments.snapshot.len());
     for snapshot in &arguments.snapshot {
         let network = NetworkArguments::of(snapshot).open()?;
-        let weight = network.backbone().first_filters()?;
-        let (count, inputs, kernel, _) = weight.size4()?;
-        let seen = if inputs == 2 { "gradients along x | along y" } else { "RGB" };
-        let tiles = tiles(&weight, arguments.side)?.into_iter().map(|picture| Tile { picture, label: String::new() });
-        panels.push(Panel {
-            title: format!("{snapshot} · {count} filters of {kernel} × {kernel} · {seen}"),
-            tiles: tiles.collect(),
-        });
+        panels.push(filters::panel(&network.backbone().first_filters()?, snapshot, arguments.side)?);
     }
     let count: usize = panels.iter().map(|panel| panel.tiles.len()).sum();
-    let mosaic = Mosaic {
-        title: "Filters of the first layer".to_owned(),
-        subtitle: "each from its smallest weight, black, to its largest, white".to_owned(),
-        panels,
-    };
-    save(&mosaic.render(arguments.columns)?, &arguments.out)?;
+    save(&filters::mosaic(panels).render(arguments.columns)?, &arguments.out)?;
     print(&format!("{count} filters -> {}", arguments.out.display()))
 }

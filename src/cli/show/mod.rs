@@ -39,11 +39,22 @@ pub(super) fn run(command: &Command) -> Result<()> {
     }
 }
 
-/// Writes a picture in the format that its name ends with.
+/// Writes a picture in the format that its name ends with. Where it goes into a run, the folder that its page looks in is made.
 fn save(picture: &RgbImage, path: &Path) -> Result<()> {
+    make_pictures_folder(path)?;
     let saved = picture.save(path);
     saved.map_err(|error| {
         Error::data(format!("cannot write {}: {error}", path.display()))
             .with_hint("--out names a PNG in a folder that exists")
     })
+}
+
+/// Makes `RUN/pictures` for a file in it, where RUN is there.
+fn make_pictures_folder(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent().filter(|folder| folder.ends_with("pictures")) else { return Ok(()) };
+    let is_run = folder.parent().is_some_and(|run| run.join("pipeline.toml").is_file());
+    if !is_run || folder.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir(folder).map_err(|error| Error::file("create", folder, &error))
 }

@@ -16,8 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A client for all shards.
 pub(super) fn client(patience: Duration) -> Result<reqwest::Client> {
-    // An error only says that the provider of TLS is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    super::provide_tls();
     reqwest::Client::builder()
         .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(patience)

@@ -46,6 +46,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
+/// Installs the cryptography that TLS of this process uses; whoever opens connections calls it first.
+pub(crate) fn provide_tls() {
+    // An error only says that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * KIB;
 

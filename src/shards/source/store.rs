@@ -165,8 +165,7 @@ impl Bucket {
     }
 
     async fn open(&self) -> object_store::Result<Opened> {
-        // An error only says that the provider of TLS is installed already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        super::provide_tls();
         match self.kind {
             Kind::S3 => self.open_s3().await,
             Kind::Google => self.open_google(),
