@@ -37,7 +37,7 @@ def stat(title, unit, expression, help):
 
 ROWS = {
     "Now": [
-        stat("Step", "locale", "shoal_steps_total{%}", "Steps of the run"),
+        stat("Step", "locale", "shoal_step{%}", "Steps of the run"),
         stat("Images/s", "none", "shoal_images_per_second{%}", "Over the last steps"),
         stat("Loss", "none", "shoal_loss{%}", "Cross-entropy in nats"),
         stat("NMI(t, t-1)", "none", "shoal_cycle_nmi_previous{%}", "Agreement with the clustering before"),

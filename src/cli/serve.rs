@@ -2,9 +2,9 @@
 
 use crate::config::Plan;
 use crate::error::{Error, Result};
-use crate::observe::Page;
 use crate::observe::console::say;
 use crate::observe::page::Opening;
+use crate::observe::{NoPhotographs, Page, Photographs};
 use crate::pipeline::find::Nearby;
 use crate::pipeline::start_runtime;
 use crate::pipeline::stop::Stop;
@@ -45,8 +45,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.shards.is_empty() {
         plan.stream.shards.clone_from(&arguments.shards);
     }
-    let list = ShardList::parse_with(&plan.stream.shards, &plan.fetch)?;
-    let photographs = Arc::new(Nearby::of(&plan, list, run));
+    // A run that was copied from elsewhere has no shards here: all the rest of it can be shown.
+    let photographs: Arc<dyn Photographs> = match ShardList::parse_with(&plan.stream.shards, &plan.fetch) {
+        Ok(list) => Arc::new(Nearby::of(&plan, list, run)),
+        Err(error) => {
+            tracing::warn!("clusters are shown without their photographs, which --shards may name: {error}");
+            Arc::new(NoPhotographs)
+        }
+    };
     let opening = Opening { run: run.clone(), plan, under_way: None, photographs };
     let runtime = start_runtime()?;
     let stop = Stop::default();

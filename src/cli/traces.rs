@@ -43,8 +43,10 @@ where
         Error::usage(format!("no traces can be sent to {name}: {error}"))
             .with_hint("an address such as http://127.0.0.1:4318, or unset it")
     })?;
-    let service = std::env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| "shoal".to_owned());
-    let resource = Resource::builder().with_service_name(service).build();
+    let named = ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"].map(|name| std::env::var(name).unwrap_or_default());
+    let has_name = !named[0].is_empty() || named[1].contains("service.name=");
+    let resource = Resource::builder();
+    let resource = if has_name { resource } else { resource.with_service_name("shoal") }.build();
     let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("shoal"));
     let spans = Targets::new().with_target("shoal", Level::DEBUG);

@@ -23,11 +23,6 @@ pub fn file_name(step: u64) -> String {
     format!("step-{step:09}.arrow")
 }
 
-/// The step that a file of assignments is named after.
-pub fn step_of(file: &Path) -> Option<u64> {
-    file.file_stem()?.to_str()?.strip_prefix("step-")?.parse().ok()
-}
-
 /// The assignments of the cycle of a run after `step`, or of its last one.
 ///
 /// # Errors

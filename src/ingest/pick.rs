@@ -11,31 +11,33 @@ use crate::error::Result;
 use crate::shards::index::{Index, Stamp};
 use crate::shards::source::Fetcher;
 use crate::shards::{SampleId, ShardList, ShardUrl};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// The samples `wanted` that `index` knows, in the order of the list. Needs a tokio runtime.
+/// The samples `wanted` that `index` knows, as they come; shards that were indexed last are asked first. Needs a tokio runtime.
 ///
 /// # Errors
 /// Outside of a runtime; a thread cannot start or panicked.
-pub async fn pick(
+pub fn pick(
     list: &ShardList,
     plan: &StreamPlan,
     fetching: &FetchPlan,
     index: &Index,
     wanted: &HashSet<SampleId>,
-) -> Result<Vec<RawSample>> {
+) -> Result<impl Stream<Item = Result<RawSample>> + use<>> {
     let lanes = plan.lanes.max(1);
     let fetcher = Fetcher::new(&list.shards, fetching)?;
     let shared = Arc::new(Shared::new(fetcher, Arc::new(Progress::default()), plan, lanes));
+    let mut shards = list.shards.to_vec();
+    shards.sort_by_cached_key(|url| Reverse(index.time(url.name())));
     let (index, wanted) = (Arc::new(index.clone()), Arc::new(wanted.clone()));
-    let shards = list
-        .shards
-        .iter()
-        .map(|url| samples_of(url.clone(), Arc::clone(&index), Arc::clone(&wanted), Arc::clone(&shared)));
-    let found: Vec<Vec<RawSample>> = futures_util::stream::iter(shards).buffered(lanes).try_collect().await?;
-    Ok(found.into_iter().flatten().collect())
+    let shards = shards
+        .into_iter()
+        .map(move |url| samples_of(url, Arc::clone(&index), Arc::clone(&wanted), Arc::clone(&shared)));
+    let found = futures_util::stream::iter(shards).buffer_unordered(lanes);
+    Ok(found.map_ok(|samples| futures_util::stream::iter(samples).map(Ok)).try_flatten())
 }
 
 async fn samples_of(
@@ -62,9 +64,8 @@ async fn samples_of(
 /// Where the wanted samples of a shard begin, and in which version of it; none where there are none.
 fn places(shard: &str, index: &Index, wanted: &HashSet<SampleId>) -> Option<(Vec<u64>, Stamp)> {
     // a file that is none of ours says nothing
-    let known = index.shard(shard).ok().flatten()?;
-    let offsets = known.rows.iter().map(|row| row.offset);
-    let mut offsets: Vec<u64> = offsets.filter(|&offset| wanted.contains(&SampleId::of(shard, offset))).collect();
+    let (mut offsets, stamp) = index.offsets(shard).ok().flatten()?;
+    offsets.retain(|&offset| wanted.contains(&SampleId::of(shard, offset)));
     offsets.sort_unstable();
-    (!offsets.is_empty()).then_some((offsets, known.stamp))
+    (!offsets.is_empty()).then_some((offsets, stamp))
 }

@@ -9,9 +9,10 @@
 
 use crate::error::{Error, Result};
 use crate::model::init::Named;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorInfo, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -38,15 +39,27 @@ pub fn read_safetensors(path: &Path) -> Result<(Named, Metadata)> {
     Ok((tensors, parse_metadata(header).map_err(|error| refuse(&error))?))
 }
 
-/// Reads the first of `names` that a safetensors file has, onto the CPU, and makes a tensor of nothing else.
+/// Reads the first of `names` that a safetensors file has, onto the CPU, and nothing else of it but the header.
 ///
 /// # Errors
 /// As [`read_safetensors`], or it has none of them.
 pub fn read_one(path: &Path, names: &[&str]) -> Result<Tensor> {
-    let bytes = std::fs::read(path).map_err(|error| Error::file("read", path, &error))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| not_whole(path, &error))?;
-    let found = names.iter().find_map(|name| file.tensor(name).ok());
-    let view = found.ok_or_else(|| Error::data(format!("{} has no {}", path.display(), names.join(" and no "))))?;
+    let failed = |error: std::io::Error| not_whole(path, &error);
+    let mut file = File::open(path).map_err(|error| Error::file("read", path, &error))?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(failed)?;
+    let start = u64::from_le_bytes(length).saturating_add(8);
+    let mut header = Vec::new();
+    file.by_ref().take(start - 8).read_to_end(&mut header).map_err(failed)?;
+    let header: HashMap<String, serde_json::Value> =
+        serde_json::from_slice(&header).map_err(|error| not_whole(path, &error))?;
+    let found = names.iter().find_map(|name| header.get(*name));
+    let info = found.ok_or_else(|| Error::data(format!("{} has no {}", path.display(), names.join(" and no "))))?;
+    let info: TensorInfo = serde_json::from_value(info.clone()).map_err(|error| not_whole(path, &error))?;
+    let (from, to) = info.data_offsets;
+    let mut data = vec![0; to.saturating_sub(from)];
+    file.seek(SeekFrom::Start(start + from as u64)).and_then(|_| file.read_exact(&mut data)).map_err(failed)?;
+    let view = TensorView::new(info.dtype, info.shape, &data).map_err(|error| not_whole(path, &error))?;
     tensor_of(&view)
 }
 

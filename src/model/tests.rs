@@ -285,7 +285,11 @@ fn the_first_filters_of_a_file_are_those_of_its_network() -> Result<()> {
         state::write_safetensors(&path, &network.state()?, &network.metadata())?;
         assert_eq!(Backbone::first_filters_of(&path)?, network.first_filters()?, "{}", arch.name());
     }
-    state::write_safetensors(&path, &[("other".into(), Tensor::ones([1], (Kind::Float, Device::Cpu)))], &Metadata::new())?;
+    state::write_safetensors(
+        &path,
+        &[("other".into(), Tensor::ones([1], (Kind::Float, Device::Cpu)))],
+        &Metadata::new(),
+    )?;
     let error = Backbone::first_filters_of(&path).expect_err("no filters");
     assert!(error.to_string().contains("has no features.0.weight and no conv1.weight"), "{error}");
     Ok(())

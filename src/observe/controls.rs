@@ -1,5 +1,6 @@
 //! What somebody who watches asks of a run: the trainer looks between two steps.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Wishes that wait to be heard.
@@ -7,10 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 pub struct Controls {
     snapshot: AtomicBool,
     paused: AtomicBool,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
 }
 
 impl Controls {
+    /// None yet; `stop` is what ends the run, in the middle of an encoding too.
+    pub fn new(stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..Self::default() }
+    }
+
     /// Wishes for a snapshot.
     pub fn ask_for_snapshot(&self) {
         self.snapshot.store(true, Relaxed);
@@ -34,10 +40,5 @@ impl Controls {
     /// Wishes for the end of the run, with a snapshot.
     pub fn ask_to_stop(&self) {
         self.stop.store(true, Relaxed);
-    }
-
-    /// Whether the run is to end.
-    pub fn is_stopped(&self) -> bool {
-        self.stop.load(Relaxed)
     }
 }

@@ -27,6 +27,8 @@ pub enum Stage {
     Assign,
     /// The student's forward and backward pass.
     Train,
+    /// Encoding for a clustering, and waiting for what is to be encoded.
+    Encode,
     /// A clustering.
     Cluster,
     /// Writing a snapshot.
@@ -37,8 +39,8 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Start, Self::Wait, Self::Assign, Self::Train, Self::Cluster, Self::Snapshot, Self::Pause];
+    pub const ALL: [Self; 8] =
+        [Self::Start, Self::Wait, Self::Assign, Self::Train, Self::Encode, Self::Cluster, Self::Snapshot, Self::Pause];
 
     /// For labels of metrics.
     pub fn name(self) -> &'static str {
@@ -47,6 +49,7 @@ impl Stage {
             Self::Wait => "wait",
             Self::Assign => "assign",
             Self::Train => "train",
+            Self::Encode => "encode",
             Self::Cluster => "cluster",
             Self::Snapshot => "snapshot",
             Self::Pause => "pause",
@@ -60,6 +63,7 @@ impl Stage {
             Self::Wait => "waiting for data",
             Self::Assign => "labelling a batch",
             Self::Train => "training on a batch",
+            Self::Encode => "encoding for the clustering",
             Self::Cluster => "clustering",
             Self::Snapshot => "writing snapshot",
             Self::Pause => "paused",
@@ -160,7 +164,11 @@ impl Watch {
         self.gap = (self.gap * 2).min(LONGEST_GAP);
 
         let in_stage = span(now.saturating_duration_since(state.entered));
-        let progress = if state.stage == Stage::Wait { Cow::Owned(ingest()) } else { state.detail.clone() };
+        let progress = match state.stage {
+            Stage::Wait => Cow::Owned(ingest()),
+            Stage::Encode => Cow::Owned(format!("{}; {}", state.detail, ingest())),
+            _ => state.detail.clone(),
+        };
         let doing = state.stage.doing();
         if progress.is_empty() {
             return Some(format!("{doing} for {in_stage}"));

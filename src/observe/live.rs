@@ -8,7 +8,7 @@ use crate::batch::{Queue, Queues};
 use crate::decode::{Counters, DecodeStats};
 use crate::ingest::Progress;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The counters of one feed.
 #[derive(Clone, Debug)]
@@ -59,6 +59,7 @@ pub struct Live {
     /// Samples that the shuffle buffer holds at most.
     pub shuffle: usize,
     feeds: Mutex<Feeds>,
+    last_snapshot: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -71,10 +72,10 @@ struct Feeds {
 }
 
 impl Live {
-    /// A run that trains on what comes from `training`.
-    pub fn new(activity: Arc<Activity>, training: Sources, cuda: bool, shuffle: usize) -> Self {
-        let feeds = Feeds { training, beside: None, past: Totals::default() };
-        Self { activity, controls: Controls::default(), cuda, shuffle, feeds: Mutex::new(feeds) }
+    /// A run that trains on what comes from `training`, and heeds `controls`.
+    pub fn new(training: Sources, controls: Controls, cuda: bool, shuffle: usize) -> Self {
+        let feeds = Mutex::new(Feeds { training, beside: None, past: Totals::default() });
+        Self { activity: Arc::default(), controls, cuda, shuffle, feeds, last_snapshot: Mutex::new(Instant::now()) }
     }
 
     /// Says that a feed for a clustering is read until the answer is dropped.
@@ -98,12 +99,23 @@ impl Live {
         totals
     }
 
+    /// Says that a snapshot begins.
+    pub fn snapshot_begins(&self) {
+        *self.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// How long ago the last snapshot began, or the process, by which `snapshot.every_minutes` is counted.
+    pub fn snapshot_age(&self) -> Duration {
+        self.last_snapshot.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     /// What is waited for, in a sentence.
     pub fn waits_for(&self) -> String {
         let (stage, _, _) = self.activity.now();
         let sources = self.sources();
         match stage {
             Stage::Wait => format!("Training waits for a batch: {}", stream_words(&sources.progress)),
+            Stage::Encode | Stage::Cluster => "Training waits for the clustering.".to_owned(),
             Stage::Pause => "Everything waits to be told to go on.".to_owned(),
             _ if sources.queues.batches.is_empty() => "Decoding is at work on the next batch.".to_owned(),
             _ => "The stream is ahead, and waits for training.".to_owned(),
@@ -202,7 +214,7 @@ mod tests {
 
     #[test]
     fn totals_never_fall_when_a_feed_for_a_clustering_ends() {
-        let live = Arc::new(Live::new(Arc::default(), feed(5), false, 100));
+        let live = Arc::new(Live::new(feed(5), Controls::default(), false, 100));
         assert_eq!(live.totals().sample_queue.put, 5);
         let beside = live.watch(feed(3));
         assert_eq!((live.totals().sample_queue.put, live.sources().queues.samples.len()), (8, 3));
@@ -212,7 +224,7 @@ mod tests {
 
     #[test]
     fn it_says_what_waits_for_what() {
-        let live = Live::new(Arc::default(), feed(0), false, 100);
+        let live = Live::new(feed(0), Controls::default(), false, 100);
         live.activity.enter(Stage::Wait, "");
         assert!(live.waits_for().starts_with("Training waits for a batch: samples wait for the decoders"));
         live.activity.enter(Stage::Train, "");
@@ -227,7 +239,7 @@ mod tests {
         let samples = |totals: &Totals| totals.samples as f64;
         rates.read(Totals::default());
         assert_eq!(rates.per_second(samples), None);
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         rates.read(Totals { samples: 10, ..Totals::default() });
         let rate = rates.per_second(samples).expect("two readings");
         assert!(rate > 0.0 && rate <= 500.0, "{rate}");

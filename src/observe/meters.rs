@@ -5,11 +5,13 @@
 
 use super::{Live, Record, Stage, Totals};
 use crate::decode::Part;
+use crate::shards::{Filtered, Reason};
 use crate::torch::cuda;
 use crate::train::progress::Times;
 use crate::train::record::{CycleRecord, StepRecord};
 use metrics::{Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,19 +29,20 @@ pub enum Kind {
 use Kind::{Counter, Gauge};
 
 /// Every number: its name, what it is, and what it says.
-pub const METRICS: [(&str, Kind, &str); 49] = [
+pub const METRICS: [(&str, Kind, &str); 50] = [
     ("shoal_info", Gauge, "Always 1; its label says which version runs"),
-    ("shoal_steps_total", Counter, "Steps of the run, with those of earlier processes"),
-    ("shoal_images_total", Counter, "Images trained on, with those of earlier processes"),
+    ("shoal_step", Gauge, "Steps of the run, with those of earlier processes"),
+    ("shoal_steps_total", Counter, "Steps of this process"),
+    ("shoal_images_total", Counter, "Images that this process has trained on"),
     ("shoal_loss", Gauge, "Cross-entropy against the labels in nats, mean over the last steps"),
     ("shoal_learning_rate", Gauge, "Learning rate of the last step"),
     ("shoal_accuracy", Gauge, "Share of images whose class had the highest logit, where classes are learnt"),
     ("shoal_images_per_second", Gauge, "Images per second of wall time over the last steps"),
     ("shoal_label_entropy", Gauge, "Entropy of the new labels in nats"),
     ("shoal_label_largest_share", Gauge, "Share of the new labels in their largest cluster"),
-    ("shoal_pass", Gauge, "Passes over the list, complete or begun"),
+    ("shoal_pass", Gauge, "The pass over the list, from 0"),
     ("shoal_pass_share", Gauge, "How much of the pass the stream has given, where an index knows"),
-    ("shoal_last_step_timestamp_seconds", Gauge, "When the last step ended, in Unix time"),
+    ("shoal_last_step_timestamp_seconds", Gauge, "When a batch was last trained on or encoded, in Unix time"),
     ("shoal_step_seconds", Kind::Histogram, "Time of a step by what it went to"),
     ("shoal_stage", Gauge, "1 for what the trainer is about, 0 for all else"),
     ("shoal_stage_since_seconds", Gauge, "For how long the trainer has been about it"),
@@ -55,9 +58,9 @@ pub const METRICS: [(&str, Kind, &str); 49] = [
     ("shoal_images_decoded_total", Counter, "Images that became pixels"),
     ("shoal_images_truncated_total", Counter, "Of these, images whose file is cut short or corrupt in places"),
     ("shoal_decode_seconds_total", Counter, "Time of decoding threads by what it went to"),
-    ("shoal_samples_lost_total", Counter, "Samples lost since the run began, by reason"),
-    ("shoal_samples_filtered_total", Counter, "Samples passed over on purpose since the run began, by rule"),
-    ("shoal_cycles_total", Counter, "Clusterings of the run"),
+    ("shoal_samples_lost_total", Counter, "Samples that this process has lost, by reason"),
+    ("shoal_samples_filtered_total", Counter, "Samples that this process has passed over on purpose, by rule"),
+    ("shoal_cycles_total", Counter, "Clusterings of this process"),
     ("shoal_cycle_seconds", Kind::Histogram, "Time of a clustering, with encoding"),
     ("shoal_cycle_stood_seconds", Kind::Histogram, "Time that training stood still for a clustering"),
     ("shoal_last_cycle_timestamp_seconds", Gauge, "When the last clustering ended, in Unix time"),
@@ -88,8 +91,22 @@ const STEP_BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 /// Of clusterings and snapshots.
 const LONG_BUCKETS: [f64; 13] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0];
 
+/// What a run had come to when this process took it up: counters count from there, since a counter that jumps or falls misleads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Baseline {
+    /// Steps.
+    pub step: u64,
+    /// Images trained on.
+    pub images: u64,
+    /// Samples lost, by reason.
+    pub losses: BTreeMap<String, u64>,
+    /// Samples passed over, by rule.
+    pub filtered: BTreeMap<String, u64>,
+}
+
 /// The numbers of one run.
 pub struct Meters {
+    baseline: Baseline,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     wait: Histogram,
@@ -103,8 +120,9 @@ impl fmt::Debug for Meters {
     }
 }
 
-impl Default for Meters {
-    fn default() -> Self {
+impl Meters {
+    /// Nothing yet, for a run that has come to `baseline`.
+    pub fn new(baseline: Baseline) -> Self {
         let buckets = [
             ("shoal_step_seconds", &STEP_BUCKETS[..]),
             ("shoal_cycle_seconds", &LONG_BUCKETS),
@@ -121,13 +139,19 @@ impl Default for Meters {
             describe();
             gauge!("shoal_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
             gauge!("shoal_last_snapshot_timestamp_seconds").set(now());
+            // One that first shows as 1 would be no increase to Prometheus.
+            counter!("shoal_alarms_total", "alarm" => "collapse").absolute(0);
+            for reason in Reason::ALL {
+                counter!("shoal_samples_lost_total", "reason" => reason.name()).absolute(0);
+            }
+            for rule in Filtered::ALL {
+                counter!("shoal_samples_filtered_total", "rule" => rule.name()).absolute(0);
+            }
             (of_part("wait"), of_part("assign"), of_part("train"))
         });
-        Self { handle: recorder.handle(), recorder, wait, assign, train }
+        Self { baseline, handle: recorder.handle(), recorder, wait, assign, train }
     }
-}
 
-impl Meters {
     /// The times of a block of `steps` steps, by what they went to.
     pub fn steps(&self, times: Times, steps: u64) {
         let Ok(count) = u32::try_from(steps) else { return };
@@ -142,7 +166,7 @@ impl Meters {
     /// What the run says of itself.
     pub fn record(&self, record: &Record) {
         metrics::with_local_recorder(&self.recorder, || match record {
-            Record::Step(step) => of_steps(step),
+            Record::Step(step) => of_steps(step, &self.baseline),
             Record::Cycle(cycle) => of_cycle(cycle),
             Record::Snapshot(snapshot) => {
                 counter!("shoal_snapshots_total").increment(1);
@@ -177,9 +201,10 @@ fn describe() {
     }
 }
 
-fn of_steps(record: &StepRecord) {
-    counter!("shoal_steps_total").absolute(record.step);
-    counter!("shoal_images_total").absolute(record.images);
+fn of_steps(record: &StepRecord, baseline: &Baseline) {
+    gauge!("shoal_step").set(record.step as f64);
+    counter!("shoal_steps_total").absolute(record.step.saturating_sub(baseline.step));
+    counter!("shoal_images_total").absolute(record.images.saturating_sub(baseline.images));
     gauge!("shoal_loss").set(record.loss);
     gauge!("shoal_learning_rate").set(record.lr);
     record.accuracy.iter().for_each(|accuracy| gauge!("shoal_accuracy").set(*accuracy));
@@ -188,17 +213,21 @@ fn of_steps(record: &StepRecord) {
     gauge!("shoal_label_largest_share").set(record.largest_share);
     gauge!("shoal_pass").set(record.pass as f64);
     record.pass_share.iter().for_each(|share| gauge!("shoal_pass_share").set(*share));
-    gauge!("shoal_last_step_timestamp_seconds").set(now());
+    let since = |counts: &BTreeMap<String, u64>, what: &str, count: u64| {
+        count.saturating_sub(counts.get(what).copied().unwrap_or(0))
+    };
     for (reason, count) in &record.losses {
-        counter!("shoal_samples_lost_total", "reason" => reason.clone()).absolute(*count);
+        let new = since(&baseline.losses, reason, *count);
+        counter!("shoal_samples_lost_total", "reason" => reason.clone()).absolute(new);
     }
     for (rule, count) in &record.filtered {
-        counter!("shoal_samples_filtered_total", "rule" => rule.clone()).absolute(*count);
+        let new = since(&baseline.filtered, rule, *count);
+        counter!("shoal_samples_filtered_total", "rule" => rule.clone()).absolute(new);
     }
 }
 
 fn of_cycle(record: &CycleRecord) {
-    counter!("shoal_cycles_total").absolute(record.cycle);
+    counter!("shoal_cycles_total").increment(1);
     histogram!("shoal_cycle_seconds").record(record.seconds);
     histogram!("shoal_cycle_stood_seconds").record(record.stood_s);
     gauge!("shoal_last_cycle_timestamp_seconds").set(now());
@@ -219,6 +248,7 @@ fn of_live(live: &Live) {
         gauge!("shoal_stage", "stage" => one.name()).set(f64::from(u8::from(one == stage)));
     }
     gauge!("shoal_stage_since_seconds").set(since);
+    gauge!("shoal_last_step_timestamp_seconds").set(now() - live.activity.since_step().as_secs_f64());
     let totals = live.totals();
     of_totals(&totals);
     let sources = live.sources();
@@ -267,7 +297,7 @@ fn now() -> f64 {
 mod tests {
     use super::*;
     use crate::batch::Queues;
-    use crate::observe::{AlarmRecord, SnapshotRecord, Sources};
+    use crate::observe::{AlarmRecord, Controls, SnapshotRecord, Sources};
     use serde_json::json;
     use std::collections::BTreeSet;
     use std::sync::Arc;
@@ -275,12 +305,12 @@ mod tests {
     fn live() -> Live {
         let queues = Queues::new(32, 1);
         let sources = Sources { progress: Arc::default(), decoders: Arc::default(), queues: Arc::new(queues) };
-        Live::new(Arc::default(), sources, false, 500)
+        Live::new(sources, Controls::default(), false, 500)
     }
 
     fn records() -> Vec<Record> {
         let step = json!({"kind": "step", "step": 20, "images": 640, "loss": 3.5, "lr": 0.1, "images_per_s": 100.0, "wait_data_s": 0.25,
-            "assign_s": 0.25, "train_s": 0.5, "label_entropy": 1.5, "largest_share": 0.1, "accuracy": 0.5, "losses": {"corrupt": 2},
+            "assign_s": 0.25, "train_s": 0.5, "label_entropy": 1.5, "largest_share": 0.1, "accuracy": 0.5, "losses": {"decode_failed": 2},
             "filtered": {"too_small": 3}, "pass": 1, "pass_share": 0.5, "ids": "", "next_cycle": null});
         let cycle = json!({"kind": "cycle", "step": 20, "cycle": 2, "rows": 10, "objective": 0.5, "nmi_prev": 0.7, "nmi_labels": 0.4,
             "reassigned": 0.1, "empty": 0, "largest_share": 0.6, "entropy": 2.0, "sizes": [6, 4], "bank_age": 5.0, "iterations": 3,
@@ -294,7 +324,7 @@ mod tests {
 
     #[test]
     fn every_number_of_the_table_is_shown_and_no_other() {
-        let meters = Meters::default();
+        let meters = Meters::new(Baseline::default());
         records().iter().for_each(|record| meters.record(record));
         let text = meters.render(&live());
         let shown: BTreeSet<&str> = text
@@ -312,7 +342,7 @@ mod tests {
 
     #[test]
     fn records_and_times_come_out_as_they_went_in() {
-        let meters = Meters::default();
+        let meters = Meters::new(Baseline::default());
         records().iter().for_each(|record| meters.record(record));
         let times = |wait, train| Times { wait, assign: std::time::Duration::ZERO, train };
         let ms = std::time::Duration::from_millis;
@@ -321,7 +351,7 @@ mod tests {
         for line in [
             "shoal_steps_total 20",
             "shoal_loss 3.5",
-            "shoal_samples_lost_total{reason=\"corrupt\"} 2",
+            "shoal_samples_lost_total{reason=\"decode_failed\"} 2",
             "shoal_cycle_nmi_previous 0.7",
             "shoal_step_seconds_bucket{part=\"wait\",le=\"0.005\"} 2",
             "shoal_step_seconds_bucket{part=\"wait\",le=\"1\"} 3",
@@ -336,8 +366,31 @@ mod tests {
     }
 
     #[test]
+    fn counters_of_a_resumed_run_count_what_this_process_does() {
+        let baseline = Baseline {
+            step: 15,
+            images: 480,
+            losses: BTreeMap::from([("decode_failed".into(), 1)]),
+            filtered: BTreeMap::from([("too_small".into(), 5)]),
+        };
+        let meters = Meters::new(baseline);
+        records().iter().for_each(|record| meters.record(record));
+        let text = meters.render(&live());
+        for line in [
+            "shoal_step 20",
+            "shoal_steps_total 5",
+            "shoal_images_total 160",
+            "shoal_samples_lost_total{reason=\"decode_failed\"} 1",
+            "shoal_samples_lost_total{reason=\"unreachable\"} 0",
+            "shoal_samples_filtered_total{rule=\"too_small\"} 0",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn two_runs_do_not_mix() {
-        let (one, other) = (Meters::default(), Meters::default());
+        let (one, other) = (Meters::new(Baseline::default()), Meters::new(Baseline::default()));
         records().iter().for_each(|record| one.record(record));
         assert!(!other.render(&live()).contains("shoal_steps_total 20"));
     }

@@ -24,10 +24,10 @@ pub use console::LogWriter;
 pub use controls::Controls;
 pub use heartbeat::{Activity, Heartbeat, Stage};
 pub use live::{Beside, Live, Rates, Sources, Totals, stream_words};
-pub use meters::{METRICS, Meters};
+pub use meters::{Baseline, METRICS, Meters};
 pub use page::{Page, UnderWay};
 pub use painter::Painter;
-pub use photographs::Photographs;
+pub use photographs::{NoPhotographs, Photographs};
 pub use summary::{Hardware, Stages, Summary};
 pub use tensorboard::Histogram;
 

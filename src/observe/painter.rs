@@ -158,3 +158,63 @@ pub(super) fn first_filters(snapshot: &Path, name: &str) -> Result<RgbImage> {
     let weight = Backbone::first_filters_of(&snapshot.join("model.safetensors"))?;
     filters::mosaic(vec![filters::panel(&weight, name, FILTER)?]).render(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::AlarmRecord;
+    use crate::shards::SampleId;
+    use serde_json::json;
+    use std::collections::{HashMap, HashSet};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// Has every photograph, once it is let go on.
+    struct Slow {
+        begun: Sender<()>,
+        go_on: Mutex<Receiver<()>>,
+    }
+
+    impl Photographs for Slow {
+        fn find(&self, wanted: &HashSet<SampleId>, side: u32) -> Result<HashMap<SampleId, (String, RgbImage)>> {
+            self.begun.send(()).expect("the test listens");
+            self.go_on.lock().expect("no panic").recv().expect("the test goes on");
+            Ok(wanted.iter().map(|id| (*id, (String::new(), RgbImage::new(side, side)))).collect())
+        }
+    }
+
+    fn cycle(run: &Path, step: u64) -> Record {
+        let assignments = Assignments {
+            ids: (0..6).map(SampleId).collect(),
+            clusters: vec![0, 1, 0, 1, 1, 0],
+            distances: vec![0.5; 6],
+            classes: vec![None; 6],
+            ..Assignments::default()
+        };
+        std::fs::create_dir_all(run.join(assignments::FOLDER)).expect("a folder");
+        let path = run.join(assignments::FOLDER).join(assignments::file_name(step));
+        assignments.write(&path).expect("assignments");
+        let line = json!({"kind": "cycle", "step": step, "cycle": 1, "rows": 6, "objective": 0.5, "nmi_prev": null, "nmi_labels": null,
+            "reassigned": null, "empty": 0, "largest_share": 0.5, "entropy": 0.7, "sizes": [3, 3], "bank_age": 0.0, "iterations": 3,
+            "seconds": 1.0});
+        serde_json::from_value(line).expect("a record")
+    }
+
+    #[test]
+    fn one_that_is_behind_draws_the_newest_and_the_last() -> Result<()> {
+        let run = tempfile::tempdir().expect("a temporary folder");
+        let ((begun, begins), (go_on, goes_on)) = (channel(), channel());
+        let painter = Painter::start(run.path(), 0, Arc::new(Slow { begun, go_on: Mutex::new(goes_on) }))?;
+        painter.record(&cycle(run.path(), 1));
+        begins.recv().expect("the first picture is begun");
+        (2..=9).for_each(|step| painter.record(&cycle(run.path(), step)));
+        painter.record(&Record::Alarm(AlarmRecord { step: 9, alarm: "test".into(), message: String::new() }));
+        (0..9).for_each(|_| _ = go_on.send(()));
+        drop(painter);
+        assert_eq!(begins.try_iter().count(), 1, "the last of those that waited");
+        let events = std::fs::read_dir(run.path().join("tensorboard/pictures")).expect("a folder").next();
+        let bytes = std::fs::read(events.expect("a file").expect("readable").path()).expect("events");
+        let tag = b"cycle/clusters";
+        assert_eq!(bytes.windows(tag.len()).filter(|part| part == tag).count(), 2);
+        Ok(())
+    }
+}

@@ -14,6 +14,16 @@ pub trait Photographs: Send + Sync {
     fn find(&self, wanted: &HashSet<SampleId>, side: u32) -> Result<HashMap<SampleId, (String, RgbImage)>>;
 }
 
+/// Where there are none to be found.
+#[derive(Debug)]
+pub struct NoPhotographs;
+
+impl Photographs for NoPhotographs {
+    fn find(&self, _: &HashSet<SampleId>, _: u32) -> Result<HashMap<SampleId, (String, RgbImage)>> {
+        Ok(HashMap::new())
+    }
+}
+
 /// Gives way to training from now on: this thread, and those that it starts. Where all cores are busy it still has a tenth of one, so that
 /// photographs do not take minutes.
 pub(super) fn run_calmly() {

@@ -140,3 +140,20 @@ fn equal_values_make_one_full_bin() {
     assert!(histogram.limits.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", histogram.limits);
     assert!(Histogram::of(&[], 5).is_none());
 }
+
+#[test]
+fn a_picture_is_a_png_with_its_size() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut events = EventFile::create(folder.path(), 0)?;
+    let picture = RgbImage::from_fn(7, 5, |x, y| image::Rgb([x as u8, y as u8, 9]));
+    events.picture(12, "cycle/clusters", &picture)?;
+    let found = read_events(&events.path);
+    let value = field(&field(&found[2], 5), 1);
+    assert_eq!(field(&value, 1), b"cycle/clusters");
+    let body = field(&value, 4);
+    let sizes = [1, 2, 3].map(|number| u64::from_le_bytes(field(&body, number).try_into().expect("8 bytes")));
+    assert_eq!(sizes, [5, 7, 3], "height, width, channels");
+    let decoded = image::load_from_memory(&field(&body, 4)).expect("a PNG").to_rgb8();
+    assert_eq!(decoded, picture);
+    Ok(())
+}

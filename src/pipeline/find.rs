@@ -86,8 +86,11 @@ pub fn thumbnails(
             Ok::<bool, Error>(missing.is_empty())
         };
         let mut is_complete = wanted.is_empty();
-        for sample in ingest::pick(&list, &stream, &plan.fetch, index, wanted).await? {
-            is_complete = take(&sample)?;
+        {
+            let mut known = std::pin::pin!(ingest::pick(&list, &stream, &plan.fetch, index, wanted)?);
+            while let Some(sample) = known.next().await {
+                is_complete = take(&sample?)?;
+            }
         }
         let progress = Arc::new(Progress::default());
         let opening = Opening::new(list, &stream, &plan.fetch, Passes::Once, ledger);

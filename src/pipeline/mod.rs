@@ -18,6 +18,7 @@ pub mod run_folder;
 mod saving;
 pub mod stop;
 pub mod used;
+mod watchers;
 
 use crate::batch::Standing;
 use crate::cluster::assignments::{self, Assignments};
@@ -26,11 +27,7 @@ use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Passes, Past};
 use crate::observe::console::say;
-use crate::observe::page::Opening;
-use crate::observe::{
-    Activity, CollapseWatch, Hardware, Heartbeat, Live, Meters, Observer, Page, Photographs, Stage, Summary, UnderWay,
-    stream_words,
-};
+use crate::observe::{Activity, Baseline, CollapseWatch, Controls, Hardware, Live, Meters, Observer, Stage, Summary};
 use crate::shards::index::{Collector, Index};
 use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Store;
@@ -40,7 +37,6 @@ use crate::train::progress::Times;
 use crate::train::record::{AlarmRecord, CycleRecord, Record, SnapshotRecord};
 use crate::train::upload::{DeviceBatch, Uploader};
 use feed::{Feed, FeedPlan, Filters, Next};
-use find::Nearby;
 use saving::Saving;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -50,6 +46,7 @@ use std::time::{Duration, Instant};
 use stop::Stop;
 use tch::Device;
 use tokio::runtime::Runtime;
+use watchers::Watchers;
 
 /// Starts the run in `folder`, or goes on with the one that is there, until it is done or asked to stop.
 ///
@@ -106,16 +103,15 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
     let hardware = Hardware { cuda: placement.device != Device::Cpu, bf16: plan.device.precision == Precision::Bf16 };
     let sources = feed.sources().clone();
     observer.runs_on(hardware, Arc::clone(&sources.decoders));
-    let activity = Arc::new(Activity::default());
-    let live = Live::new(Arc::clone(&activity), sources, hardware.cuda, plan.stream.shuffle);
+    let live = Live::new(sources, Controls::new(stop.flag()), hardware.cuda, plan.stream.shuffle);
     let live = Arc::new(live);
-    let stream_words = {
-        let live = Arc::clone(&live);
-        move || stream_words(&live.sources().progress)
+    let baseline = Baseline {
+        step: trainer.progress().step,
+        images: trainer.progress().images,
+        losses: by_name(&ledger.losses()),
+        filtered: by_name(&standing.filtered),
     };
-    let _heartbeat = Heartbeat::start(Arc::clone(&activity), stream_words, say)
-        .map_err(|error| Error::device(format!("cannot start the watching thread: {error}")))?;
-    let (_page, meters) = show(plan, folder, &list, &live, &mut observer)?;
+    let watchers = Watchers::start(plan, folder, &list, &live, baseline, &mut observer)?;
     let started_at = trainer.progress().step;
     let mut collapse = CollapseWatch::new(plan.train.batch_size, plan.cluster.every_steps, plan.observe.collapse_share);
     if let Some(clustering) = trainer.clustering() {
@@ -139,9 +135,9 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         store: Arc::new(store),
         saving: None,
         feed,
-        activity,
+        activity: Arc::clone(&live.activity),
         live,
-        meters,
+        meters: watchers.meters.clone(),
         standing,
         observer: &mut observer,
     };
@@ -162,30 +158,6 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         }
         Err(error) => Err(name_last_snapshot(error, last)),
     }
-}
-
-/// Opens what is wanted beside the records: pictures for TensorBoard, and the page with its numbers.
-fn show(
-    plan: &Plan,
-    folder: &Path,
-    list: &ShardList,
-    live: &Arc<Live>,
-    observer: &mut Observer,
-) -> Result<(Option<Page>, Option<Arc<Meters>>)> {
-    let photographs: Arc<dyn Photographs> = Arc::new(Nearby::of(plan, list.clone(), folder));
-    if plan.observe.tensorboard && plan.observe.pictures {
-        observer.draw_with(&Arc::clone(&photographs))?;
-    }
-    if plan.observe.page.is_empty() {
-        return Ok((None, None));
-    }
-    let meters = Arc::new(Meters::default());
-    observer.tell(Arc::clone(&meters));
-    let under_way = UnderWay { live: Arc::clone(live), meters: Arc::clone(&meters) };
-    let opening = Opening { run: folder.to_path_buf(), plan: plan.clone(), under_way: Some(under_way), photographs };
-    let page = Page::open(&plan.observe.page, opening)?;
-    say(&format!("page: {}", page.url));
-    Ok((Some(page), Some(meters)))
 }
 
 /// tokio moves bytes only: two threads are enough.
@@ -271,28 +243,6 @@ impl Run<'_> {
             }
             self.take(block)?;
         }
-    }
-
-    /// Does what was asked for at the page since the last step.
-    fn heed_the_page(&mut self) -> Result<()> {
-        let live = Arc::clone(&self.live);
-        let started = Instant::now();
-        while live.controls.is_paused() && !live.controls.is_stopped() && !self.stop.is_requested() {
-            self.activity.enter(Stage::Pause, "until somebody lets it go on at the page");
-            if live.controls.take_snapshot() && self.trainer.progress().step > self.snapshot_step {
-                self.snapshot()?;
-                self.finish_snapshot()?;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        self.trainer.interval_mut().skip(started.elapsed());
-        if live.controls.is_stopped() {
-            self.stop.request();
-        }
-        if live.controls.take_snapshot() && self.trainer.progress().step > self.snapshot_step {
-            self.snapshot()?;
-        }
-        Ok(())
     }
 
     /// Keeps everything, and says that somebody asked to stop.
@@ -381,7 +331,7 @@ impl Run<'_> {
     fn cluster(&mut self, next_pass: u64) -> Result<bool> {
         let _span = tracing::debug_span!("cycle", step = self.trainer.progress().step).entered();
         let started = Instant::now();
-        self.activity.enter(Stage::Cluster, "");
+        self.activity.enter(Stage::Encode, "nothing yet");
         let complete = tracing::debug_span!("encode").in_scope(|| match self.plan.cluster.refresh {
             Refresh::Refill => self.refill(),
             Refresh::Rolling => Ok(true),
@@ -417,7 +367,6 @@ impl Run<'_> {
         let mut first_pass = None;
         self.trainer.begin_refresh();
         while taken < self.plan.bank.capacity {
-            self.activity.enter(Stage::Wait, "");
             let batch = match self.feed.next(&self.stop)? {
                 Next::Batch(batch) => self.uploader.upload(*batch)?,
                 Next::Stopped => return Ok(false),
@@ -440,9 +389,9 @@ impl Run<'_> {
     }
 
     fn show_encoding(&mut self, images: usize) {
-        let text = format!("encoding for the clustering: {images} of {} images", self.plan.bank.capacity);
-        self.observer.note(&text);
-        self.activity.enter(Stage::Cluster, text);
+        let text = format!("{images} of {} images", self.plan.bank.capacity);
+        self.observer.note(&format!("{}: {text}", Stage::Encode.doing()));
+        self.activity.enter(Stage::Encode, text);
         self.activity.tick();
     }
 
@@ -470,7 +419,6 @@ impl Run<'_> {
         let mut uploader = Uploader::new(self.placement.device);
         self.trainer.begin_refresh();
         loop {
-            self.activity.enter(Stage::Wait, "");
             let batch = match feed.next(&self.stop)? {
                 Next::Batch(batch) => uploader.upload(*batch)?,
                 Next::End => return Ok(true),
@@ -501,6 +449,7 @@ impl Run<'_> {
         let mut saving = Saving::begin(&self.store, step, self.standing.cursor.clone(), saved)?;
         self.snapshot_step = step;
         self.snapshot_time = Instant::now();
+        self.live.snapshot_begins();
         saving.stood = started.elapsed();
         self.trainer.interval_mut().skip(saving.stood);
         self.saving = Some(saving);

@@ -23,6 +23,11 @@ impl Stop {
         self.requested.store(true, Ordering::Relaxed);
     }
 
+    /// What is set, for those who ask from elsewhere.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.requested)
+    }
+
     /// Listens for Ctrl-C and SIGTERM on `runtime` from now on.
     ///
     /// # Errors
@@ -38,14 +43,17 @@ impl Stop {
 }
 
 async fn listen(stop: Stop, mut interrupt: Signal, mut terminate: Signal) {
+    // Who has asked at the page has not signalled yet: the first signal still lets everything be kept.
+    let mut has_signalled = false;
     loop {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        if stop.is_requested() {
+        if has_signalled {
             leave_at_once(130);
         }
+        has_signalled = true;
         tracing::warn!(
             "stopping: what is under way is finished, and kept where there is a place for it; once more leaves at once"
         );

@@ -74,11 +74,11 @@ const MEASURES: [(&str, &str, &str, Lines); 8] = [
 ];
 
 /// Every measure that one of the runs has.
-pub fn curves(runs: &[(String, Vec<Record>)]) -> Vec<Curve> {
+pub fn curves<R: AsRef<[Record]>>(runs: &[(String, R)]) -> Vec<Curve> {
     let all = MEASURES.iter().map(|(name, title, y, lines)| {
         let series: Vec<Series> = match runs {
-            [(_, records)] => lines.iter().map(|(line, value)| series(line, value, records)).collect(),
-            _ => runs.iter().map(|(run, records)| series(run, &lines[0].1, records)).collect(),
+            [(_, records)] => lines.iter().map(|(line, value)| series(line, value, records.as_ref())).collect(),
+            _ => runs.iter().map(|(run, records)| series(run, &lines[0].1, records.as_ref())).collect(),
         };
         let series = series.into_iter().filter(|series| !series.points.is_empty()).collect();
         Curve { name, title, y, series }

@@ -149,8 +149,12 @@ pub(super) async fn thumbnails(
         return Err(Refused::unclear(format!("at most {MOST_THUMBNAILS} thumbnails at once")));
     }
     // Searches wait for each other here, where they take no worker from other answers.
-    let _turn = shared.search.lock().await;
-    let found = Arc::clone(&shared).work(move |shared| Ok(shared.album.find(&ids)?)).await?;
+    let turn = Arc::clone(&shared.search).lock_owned().await;
+    let find = move |shared: &Shared| {
+        let _turn = turn;
+        Ok(shared.album.find(&ids)?)
+    };
+    let found = shared.work(find).await?;
     let view = |(id, thumbnail): (SampleId, Arc<super::album::Thumbnail>)| {
         let src = format!("data:image/jpeg;base64,{}", STANDARD.encode(&thumbnail.jpeg));
         (format!("{:016x}", id.0), ThumbnailView { key: thumbnail.key.clone(), src })

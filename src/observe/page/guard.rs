@@ -33,9 +33,14 @@ pub(super) enum Refusal {
 }
 
 impl Guard {
+    /// Whether only this machine can reach the page.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.address.ip().is_loopback()
+    }
+
     /// Whether a request may be answered.
     pub(super) fn judge(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
-        let is_loopback = self.address.ip().is_loopback();
+        let is_loopback = self.is_loopback();
         if is_loopback && !text(headers, header::HOST).is_none_or(|host| is_local(host)) {
             return Err(Refusal::Host);
         }
@@ -57,8 +62,12 @@ impl Guard {
     fn has_token(&self, headers: &HeaderMap) -> bool {
         let bearer = text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
         let cookies = text(headers, header::COOKIE).unwrap_or_default().split(';');
-        let cookie = cookies.filter_map(|cookie| cookie.trim().strip_prefix("shoal-token=")).next();
-        bearer.into_iter().chain(cookie).any(|given| is_same(given.as_bytes(), self.token.as_bytes()))
+        // one for each port that the browser has seen a page on
+        let cookies = cookies.filter_map(|cookie| cookie.trim().strip_prefix("shoal-token-")?.split_once('='));
+        bearer
+            .into_iter()
+            .chain(cookies.map(|(_, token)| token))
+            .any(|given| is_same(given.as_bytes(), self.token.as_bytes()))
     }
 }
 
@@ -132,7 +141,7 @@ mod tests {
         for path in ["/api/state", "/metrics", "/snapshots/step-000000001/model.safetensors", "/filters.png"] {
             assert_eq!(judge(path), Err(Refusal::Token), "{path}");
         }
-        let cookie = (header::COOKIE, "a=b; shoal-token=0123456789abcdef");
+        let cookie = (header::COOKIE, "a=b; shoal-token-80=other; shoal-token-7878=0123456789abcdef");
         assert_eq!(guard.judge(&Method::GET, "/metrics", &headers(&[host, cookie])), Ok(()));
     }
 }

@@ -127,10 +127,13 @@ pub fn parse_address(address: &str) -> Result<SocketAddr> {
 }
 
 fn check_token(address: SocketAddr, token: Option<&str>) -> Result<()> {
-    let fits = |token: &str| token.len() >= SHORTEST_TOKEN && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits = |token: &str| {
+        token.len() >= SHORTEST_TOKEN
+            && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    };
     match token {
         Some(token) if !fits(token) => Err(Error::usage(format!(
-            "{TOKEN_VARIABLE} is no good token: it needs {SHORTEST_TOKEN} visible letters of ASCII"
+            "{TOKEN_VARIABLE} is no good token: it needs {SHORTEST_TOKEN} letters, digits or any of -._~"
         ))
         .with_hint("openssl rand -hex 16")),
         None if !address.ip().is_loopback() => Err(Error::usage(format!(
@@ -163,7 +166,7 @@ mod tests {
         let refused = check("0.0.0.0:7878", None).expect_err("no token");
         assert!(refused.to_string().contains(TOKEN_VARIABLE) && refused.exit_code() == 2, "{refused}");
         assert!(check("0.0.0.0:7878", Some("0123456789abcdef")).is_ok());
-        for bad in ["0123456789abcde", "0123456789 abcdef"] {
+        for bad in ["0123456789abcde", "0123456789 abcdef", "0123456789abc;def=", "abcdefghijklmno+=="] {
             assert!(check("127.0.0.1:0", Some(bad)).is_err(), "{bad}");
         }
     }

@@ -15,7 +15,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Nothing from elsewhere, and no frame around it.
 const CONTENT_POLICY: &str =
@@ -71,33 +70,33 @@ async fn guarded(State(shared): State<Arc<Shared>>, request: Request, next: Next
 /// `/api/state`
 async fn state_now(State(shared): State<Arc<Shared>>) -> Result<Json<state::State>, Refused> {
     let found = shared.work(|shared| {
+        // What the trainer is about comes first: a pause that is seen has all of its steps in the records.
+        let doing = shared.under_way.as_ref().map(|under_way| stages::doing(&under_way.live));
         let found = shared.with_records(|records| {
-            let moving = shared.under_way.as_ref().map(|under_way| moving(shared, under_way, records));
+            let under_way = shared.under_way.as_ref().zip(doing);
+            let moving = under_way.map(|(under_way, doing)| moving(shared, under_way, doing, records));
             state::of(&shared.run, &shared.plan, records, moving)
         });
-        Ok(found?)
+        Ok(state::State { takes_token: !shared.guard.is_loopback(), ..found? })
     });
     found.await.map(Json)
 }
 
-fn moving(shared: &Shared, under_way: &UnderWay, records: &[Record]) -> Moving {
+fn moving(shared: &Shared, under_way: &UnderWay, doing: stages::Doing, records: &[Record]) -> Moving {
     let live = &under_way.live;
-    let latest = std::fs::symlink_metadata(shared.run.join("latest")).and_then(|link| link.modified());
-    let snapshot_age = latest.ok().and_then(|since| SystemTime::now().duration_since(since).ok());
     Moving {
         paused: live.controls.is_paused(),
-        stage: Some(stages::doing(live)),
+        stage: Some(doing),
         stages: stages::stages(live, &shared.rates(), state::last_steps(records)),
         waits_for: Some(live.waits_for()),
-        snapshot_age_s: snapshot_age.map(|age| age.as_secs_f64()),
+        snapshot_age_s: Some(live.snapshot_age().as_secs_f64()),
     }
 }
 
 /// `/api/curves`
 async fn all_curves(State(shared): State<Arc<Shared>>) -> Result<Json<Value>, Refused> {
     let found = shared.work(|shared| {
-        let records = shared.with_records(<[_]>::to_vec)?;
-        let curves = curves(&[(shared.run.display().to_string(), records)]);
+        let curves = shared.with_records(|records| curves(&[(shared.run.display().to_string(), records)]))?;
         let series = |series: &crate::visualize::plot::Series| {
             let points: Vec<[f64; 2]> = series.points.iter().map(|point| [point.x, point.y]).collect();
             json!({"name": series.name, "points": points})
@@ -119,7 +118,7 @@ async fn act(State(shared): State<Arc<Shared>>, Path(action): Path<String>) -> R
     let said = match action.as_str() {
         "snapshot" => {
             live.controls.ask_for_snapshot();
-            "a snapshot is written after this step"
+            "a snapshot is written after this step, if there was one since the last"
         }
         "pause" => {
             live.controls.pause(true);

@@ -4,10 +4,10 @@ use super::album::Album;
 use super::answer::Refused;
 use super::guard::Guard;
 use super::tail::Tail;
-use super::{Opening, UnderWay};
+use super::{Opening, UnderWay, state};
 use crate::cluster::assignments::{self, Assignments};
 use crate::config::Plan;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::observe::Rates;
 use crate::train::record::Record;
 use std::path::PathBuf;
@@ -21,12 +21,12 @@ pub(super) struct Shared {
     pub(super) plan: Plan,
     pub(super) under_way: Option<UnderWay>,
     pub(super) album: Album,
-    /// Held by the one who looks for photographs.
-    pub(super) search: tokio::sync::Mutex<()>,
+    /// Held by the search for photographs that goes on, also when nobody waits for it any more.
+    pub(super) search: Arc<tokio::sync::Mutex<()>>,
     tail: Mutex<Tail>,
     rates: Mutex<Rates>,
-    /// The newest assignments that were asked for, and their file.
-    assignments: Mutex<Option<(PathBuf, Arc<Assignments>)>>,
+    /// The newest assignments that were asked for, and their step.
+    assignments: Mutex<Option<(u64, Arc<Assignments>)>>,
 }
 
 impl Shared {
@@ -39,7 +39,7 @@ impl Shared {
             plan,
             under_way,
             album: Album::new(photographs),
-            search: tokio::sync::Mutex::default(),
+            search: Arc::default(),
             rates: Mutex::default(),
             assignments: Mutex::default(),
         }
@@ -54,22 +54,18 @@ impl Shared {
         lock(&self.tail).read_on().map(look)
     }
 
-    /// The step and the assignments of the last cycle; none before the first.
+    /// The step and the assignments of the last cycle that is told of; none before the first.
     pub(super) fn assignments(&self) -> Result<Option<(u64, Arc<Assignments>)>> {
-        if !self.run.join(assignments::FOLDER).is_dir() {
-            return Ok(None);
-        }
-        let file = assignments::of_cycle(&self.run, None)?;
-        let step =
-            assignments::step_of(&file).ok_or_else(|| Error::data(format!("{} is of no step", file.display())))?;
+        let last = self.with_records(|records| state::last_cycle(records).map(|cycle| cycle.step))?;
+        let Some(step) = last else { return Ok(None) };
         let mut known = lock(&self.assignments);
-        if let Some((path, found)) = &*known
-            && *path == file
+        if let Some((of, found)) = &*known
+            && *of == step
         {
             return Ok(Some((step, Arc::clone(found))));
         }
-        let found = Arc::new(Assignments::read(&file)?);
-        *known = Some((file, Arc::clone(&found)));
+        let found = Arc::new(Assignments::read(&assignments::of_cycle(&self.run, Some(step))?)?);
+        *known = Some((step, Arc::clone(&found)));
         Ok(Some((step, found)))
     }
 

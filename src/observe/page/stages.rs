@@ -58,7 +58,7 @@ pub(super) fn stages(live: &Live, rates: &Rates, last: Option<&StepRecord>) -> V
     let (stream, queues) = (&sources.progress, &sources.queues);
     let lanes = stream.lanes();
     let words: Vec<String> = lanes.iter().map(|(activity, count)| format!("{count} {}", activity.name())).collect();
-    let (stage, _, _) = live.activity.now();
+    let (stage, detail, _) = live.activity.now();
     let queue = |what, length, capacity| Some(QueueView { what, length, capacity });
     let lost = |of_decoding: bool| {
         let losses = last.iter().flat_map(|last| &last.losses);
@@ -106,8 +106,12 @@ pub(super) fn stages(live: &Live, rates: &Rates, last: Option<&StepRecord>) -> V
         },
         StageView {
             name: "cluster",
-            text: if stage == Stage::Cluster { "at work; training stands still" } else { "at rest" }.to_owned(),
-            busy: stage == Stage::Cluster,
+            text: match stage {
+                Stage::Encode => format!("encoding: {}", detail),
+                Stage::Cluster => detail.to_string(),
+                _ => "at rest".to_owned(),
+            },
+            busy: matches!(stage, Stage::Encode | Stage::Cluster),
             rate: None,
             unit: "",
             lost: 0,
@@ -126,7 +130,7 @@ fn of_stage(reason: &str, decoding: bool) -> bool {
 mod tests {
     use super::*;
     use crate::batch::Queues;
-    use crate::observe::Sources;
+    use crate::observe::{Controls, Sources};
     use std::sync::Arc;
 
     #[test]
@@ -140,7 +144,7 @@ mod tests {
     fn who_is_at_work_is_told_from_who_waits() {
         let queues = Queues::new(4, 1);
         let sources = Sources { progress: Arc::default(), decoders: Arc::default(), queues: Arc::new(queues) };
-        let live = Live::new(Arc::default(), sources.clone(), false, 100);
+        let live = Live::new(sources.clone(), Controls::default(), false, 100);
         let busy = || -> Vec<&str> {
             let views = stages(&live, &Rates::default(), None);
             views.into_iter().filter(|stage| stage.busy).map(|stage| stage.name).collect()

@@ -17,6 +17,8 @@ const ALARMS: usize = 5;
 #[derive(Debug, Serialize)]
 pub(super) struct State {
     pub(super) run: String,
+    /// Whether everything takes a token, downloads too.
+    pub(super) takes_token: bool,
     /// Whether the run is under way in this process.
     pub(super) live: bool,
     /// Whether it has done all its steps.
@@ -60,7 +62,6 @@ pub(super) struct Next {
 pub(super) struct CycleView {
     pub(super) step: u64,
     pub(super) cycle: u64,
-    pub(super) clusters: usize,
     pub(super) nmi_prev: Option<f64>,
     pub(super) nmi_labels: Option<f64>,
     pub(super) reassigned: Option<f64>,
@@ -90,10 +91,7 @@ pub(super) struct Moving {
 /// The state after these records.
 pub(super) fn of(run: &Path, plan: &Plan, records: &[Record], moving: Option<Moving>) -> State {
     let last = last_steps(records);
-    let cycle = records.iter().rev().find_map(|record| match record {
-        Record::Cycle(cycle) => Some(cycle),
-        _ => None,
-    });
+    let cycle = last_cycle(records);
     let step = records.iter().map(Record::step).max().unwrap_or(0);
     let steps = (plan.train.steps > 0).then_some(plan.train.steps);
     let alarms = records.iter().rev().filter_map(|record| match record {
@@ -108,6 +106,7 @@ pub(super) fn of(run: &Path, plan: &Plan, records: &[Record], moving: Option<Mov
     let moving = moving.unwrap_or_default();
     State {
         run: run.display().to_string(),
+        takes_token: false,
         live,
         ended: !live && steps.is_some_and(|steps| step >= steps),
         paused: moving.paused,
@@ -134,6 +133,14 @@ pub(super) fn of(run: &Path, plan: &Plan, records: &[Record], moving: Option<Mov
     }
 }
 
+/// The last record of a clustering.
+pub(super) fn last_cycle(records: &[Record]) -> Option<&CycleRecord> {
+    records.iter().rev().find_map(|record| match record {
+        Record::Cycle(cycle) => Some(cycle),
+        _ => None,
+    })
+}
+
 /// The last record of training.
 pub(super) fn last_steps(records: &[Record]) -> Option<&StepRecord> {
     records.iter().rev().find_map(|record| match record {
@@ -147,7 +154,6 @@ impl CycleView {
         Self {
             step: record.step,
             cycle: record.cycle,
-            clusters: record.sizes.len(),
             nmi_prev: record.nmi_prev,
             nmi_labels: record.nmi_labels,
             reassigned: record.reassigned,

@@ -29,6 +29,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Stands in the verdict column for a sample that can be used.
 const OK: &str = "ok";
@@ -214,6 +215,29 @@ impl Index {
             true => summary_of(&path, &Table::open(&path)?).map(Some),
             false => Ok(None),
         }
+    }
+
+    /// When a shard was indexed, if it is known.
+    pub fn time(&self, shard: &str) -> Option<SystemTime> {
+        self.path(shard).metadata().and_then(|file| file.modified()).ok()
+    }
+
+    /// Where the samples of a shard begin, and in which version of it, if it is known.
+    ///
+    /// # Errors
+    /// As [`Index::samples`].
+    pub fn offsets(&self, shard: &str) -> Result<Option<(Vec<u64>, Stamp)>> {
+        let path = self.path(shard);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let table = Table::open(&path)?;
+        let stamp = summary_of(&path, &table)?.stamp;
+        let mut offsets = Vec::new();
+        for block in table {
+            offsets.extend_from_slice(block?.column::<UInt64Array>("offset")?.values());
+        }
+        Ok(Some((offsets, stamp)))
     }
 
     /// Every sample of a shard, if it is known.

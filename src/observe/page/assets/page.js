@@ -7,9 +7,11 @@ const MORE_CLUSTERS = 24;
 const at = (id) => document.getElementById(id);
 // What is on the screen, to be drawn anew only when it is another.
 const seen = { step: null, cycle: null, snapshot: undefined, lost: null, pictures: undefined };
+const MOST_THUMBNAILS = 1000;
 const thumbnails = new Map();
+let opening = 0;
 
-// The token comes in the fragment, which no server sees, and stays in this tab. Downloads cannot carry it but in a cookie.
+// The token comes in the fragment, which no server sees, and stays in this tab.
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
 if (given) {
   sessionStorage.setItem("token", given);
@@ -19,9 +21,10 @@ at("token").value = sessionStorage.getItem("token") || "";
 function token() {
   const value = at("token").value;
   sessionStorage.setItem("token", value);
-  document.cookie = `shoal-token=${encodeURIComponent(value)}; path=/; SameSite=Strict`;
   return value;
 }
+// Pictures and downloads cannot carry it but in a cookie; where looking takes no token there is none.
+const setCookie = () => { document.cookie = `shoal-token-${location.port || 80}=${token()}; path=/; SameSite=Strict`; };
 
 async function ask(path, options = {}) {
   const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
@@ -57,6 +60,8 @@ function showState(state) {
   at("run").textContent = state.run;
   const stage = state.stage;
   const what = state.ended ? "ended" : stage ? stage.doing : "not under way here";
+  // Only what lasts is announced: a screen reader would never stop.
+  at("status").setAttribute("aria-live", state.paused || state.ended || (stage && stage.step_ago_s > 10) ? "polite" : "off");
   at("status").textContent = stage && stage.step_ago_s > 10 ? `${what}, for ${span(stage.for_s)}` : what;
   at("status").classList.remove("bad");
 
@@ -124,6 +129,7 @@ async function fillIn(images) {
   const wanted = [...new Set(images.map((image) => image.dataset.id))].filter((id) => !thumbnails.has(id));
   for (let from = 0; from < wanted.length; from += 100) {
     const found = await json(`/api/thumbnails?ids=${wanted.slice(from, from + 100).join(",")}`);
+    if (thumbnails.size > MOST_THUMBNAILS) thumbnails.clear();
     for (const [id, thumbnail] of Object.entries(found)) thumbnails.set(id, thumbnail);
   }
   for (const image of images) {
@@ -154,12 +160,15 @@ async function showClusters(from, number) {
   at("clusters-note").textContent = found.step === null ? "none yet"
     : `${count(found.count)} clusters of ${count(found.samples)} images after step ${count(found.step)}, the largest first`;
   at("more-clusters").hidden = list.children.length >= found.count;
-  await fillIn(added.flatMap((item) => [...item.querySelectorAll("img")]));
+  // Photographs may take a while to be found: nothing else waits for them.
+  fillIn(added.flatMap((item) => [...item.querySelectorAll("img")])).catch(() => {});
 }
 const refreshClusters = () => showClusters(0, Math.max(FIRST_CLUSTERS, at("clusters").children.length));
 
 async function openCluster(cluster, order) {
   const dialog = at("cluster");
+  opening += 1;
+  const mine = opening;
   at("cluster-title").textContent = `Cluster ${cluster.cluster}`;
   at("cluster-note").textContent = `${count(cluster.size)} images · ${cluster.description}`;
   for (const button of dialog.querySelectorAll("[data-order]")) {
@@ -170,6 +179,7 @@ async function openCluster(cluster, order) {
   at("members").replaceChildren();
   try {
     const found = await json(`/api/clusters/${cluster.cluster}?order=${order}`);
+    if (mine !== opening) return; // another has been asked for since
     at("members").replaceChildren(...found.map((member) => {
       const words = member.class === null ? member.distance.toFixed(3) : `${member.distance.toFixed(3)} · class ${member.class}`;
       return element("li", {}, photograph(member), element("span", {}, words));
@@ -217,6 +227,8 @@ async function showSnapshots() {
 // What somebody has drawn into RUN/pictures, each opened by a click.
 async function showPictures() {
   const names = await json("/api/pictures");
+  if (names.join() === at("pictures").dataset.names) return; // those that are open stay open
+  at("pictures").dataset.names = names.join();
   at("pictures-section").hidden = names.length === 0;
   at("pictures").replaceChildren(...names.map((name) => {
     const src = `/pictures/${encodeURIComponent(name)}`;
@@ -224,23 +236,28 @@ async function showPictures() {
   }));
 }
 
-// Does something when a part of the state is another than the last time it was done.
+// Does something when a part of the state is another than the last time it was done; what fails is tried again at the next look.
 async function whenMoved(part, value, show) {
   if (seen[part] === value) return;
-  await show();
-  seen[part] = value;
+  try {
+    await show();
+    seen[part] = value;
+  } catch (error) {
+    console.warn(part, error.message);
+  }
 }
 
 async function look() {
   try {
     const state = await json("/api/state");
+    if (state.takes_token) setCookie();
     showState(state);
     await whenMoved("step", state.step, showCurves);
     await whenMoved("snapshot", state.last_snapshot, showSnapshots);
     const lost = [...state.losses, ...state.filtered].reduce((sum, loss) => sum + loss.count, 0);
     await whenMoved("lost", lost, () => showLosses(state));
     await whenMoved("cycle", state.cycle ? state.cycle.step : -1, refreshClusters);
-    await whenMoved("pictures", state.last_snapshot, showPictures);
+    await whenMoved("pictures", Math.floor(Date.now() / 20000), showPictures);
   } catch (error) {
     const gone = error.name === "TypeError" || error.name === "TimeoutError";
     at("status").textContent = gone ? "no answer: the run has ended, or the network is down" : error.message;
@@ -250,18 +267,23 @@ async function look() {
   setTimeout(look, document.hidden ? 5 * EVERY_MS : EVERY_MS);
 }
 
-at("more-clusters").addEventListener("click", () => showClusters(at("clusters").children.length, MORE_CLUSTERS));
-at("actions").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const action = event.submitter.value;
+at("more-clusters").addEventListener("click", () => showClusters(at("clusters").children.length, MORE_CLUSTERS).catch(() => {}));
+async function act(action) {
   if (action === "stop" && !confirm("Stop the run? It writes a snapshot first, and goes on from there when it is started again.")) return;
   try {
     at("answer").textContent = await (await ask(`/api/actions/${action}`, { method: "POST" })).text();
   } catch (error) {
     at("answer").textContent = `refused: ${error.message}`;
   }
-});
+}
+for (const button of at("actions").querySelectorAll("button")) button.addEventListener("click", () => act(button.value));
+at("actions").addEventListener("submit", (event) => event.preventDefault()); // Enter in the field gives the token, and does nothing
 at("pipeline-section").addEventListener("toggle", async () => {
-  at("pipeline").textContent = await (await ask("/pipeline.toml")).text();
+  if (!at("pipeline-section").open) return;
+  try {
+    at("pipeline").textContent = await (await ask("/pipeline.toml")).text();
+  } catch (error) {
+    at("pipeline").textContent = error.message;
+  }
 });
 look();
