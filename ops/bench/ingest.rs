@@ -99,7 +99,7 @@ fn ours(options: &Options) -> Result<(), Box<dyn Error>> {
         images += next()?;
     }
     let time = started.elapsed();
-    report(images, time, Some(first), &feed.decoders().read().per_image());
+    report(images, time, Some(first), &feed.sources().decoders.read().per_image());
     Ok(())
 }
 

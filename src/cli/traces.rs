@@ -28,8 +28,11 @@ impl Drop for Traces {
     }
 }
 
+/// A part of a subscriber.
+type AnyLayer<S> = Box<dyn Layer<S> + Send + Sync>;
+
 /// What hears spans, where a collector is named.
-pub(super) fn start<S>() -> Result<Option<(Box<dyn Layer<S> + Send + Sync>, Traces)>>
+pub(super) fn start<S>() -> Result<Option<(AnyLayer<S>, Traces)>>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {

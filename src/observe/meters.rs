@@ -5,6 +5,7 @@
 
 use super::{Live, Record, Stage, Totals};
 use crate::decode::Part;
+use crate::error::{Error, Result};
 use crate::shards::{Filtered, Reason};
 use crate::torch::cuda;
 use crate::train::progress::Times;
@@ -122,7 +123,10 @@ impl fmt::Debug for Meters {
 
 impl Meters {
     /// Nothing yet, for a run that has come to `baseline`.
-    pub fn new(baseline: Baseline) -> Self {
+    ///
+    /// # Errors
+    /// The library takes no such buckets.
+    pub fn new(baseline: Baseline) -> Result<Self> {
         let buckets = [
             ("shoal_step_seconds", &STEP_BUCKETS[..]),
             ("shoal_cycle_seconds", &LONG_BUCKETS),
@@ -130,10 +134,11 @@ impl Meters {
             ("shoal_snapshot_seconds", &LONG_BUCKETS),
             ("shoal_snapshot_stood_seconds", &LONG_BUCKETS),
         ];
-        let builder = buckets.iter().fold(Some(PrometheusBuilder::new()), |builder, (name, ends)| {
-            builder?.set_buckets_for_metric(Matcher::Full((*name).to_owned()), ends).ok()
+        let builder = buckets.iter().try_fold(PrometheusBuilder::new(), |builder, (name, ends)| {
+            builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), ends)
         });
-        let recorder = builder.unwrap_or_default().build_recorder();
+        let builder = builder.map_err(|error| Error::device(format!("cannot set up the numbers: {error}")))?;
+        let recorder = builder.build_recorder();
         let of_part = |part: &'static str| histogram!("shoal_step_seconds", "part" => part);
         let (wait, assign, train) = metrics::with_local_recorder(&recorder, || {
             describe();
@@ -149,7 +154,7 @@ impl Meters {
             }
             (of_part("wait"), of_part("assign"), of_part("train"))
         });
-        Self { baseline, handle: recorder.handle(), recorder, wait, assign, train }
+        Ok(Self { baseline, handle: recorder.handle(), recorder, wait, assign, train })
     }
 
     /// The times of a block of `steps` steps, by what they went to.
@@ -323,8 +328,8 @@ mod tests {
     }
 
     #[test]
-    fn every_number_of_the_table_is_shown_and_no_other() {
-        let meters = Meters::new(Baseline::default());
+    fn every_number_of_the_table_is_shown_and_no_other() -> Result<()> {
+        let meters = Meters::new(Baseline::default())?;
         records().iter().for_each(|record| meters.record(record));
         let text = meters.render(&live());
         let shown: BTreeSet<&str> = text
@@ -338,11 +343,12 @@ mod tests {
         assert_eq!(shown, all);
         let described = text.lines().filter(|line| line.starts_with("# HELP ")).count();
         assert_eq!(described, shown.len(), "each says what it is");
+        Ok(())
     }
 
     #[test]
-    fn records_and_times_come_out_as_they_went_in() {
-        let meters = Meters::new(Baseline::default());
+    fn records_and_times_come_out_as_they_went_in() -> Result<()> {
+        let meters = Meters::new(Baseline::default())?;
         records().iter().for_each(|record| meters.record(record));
         let times = |wait, train| Times { wait, assign: std::time::Duration::ZERO, train };
         let ms = std::time::Duration::from_millis;
@@ -363,17 +369,18 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }
+        Ok(())
     }
 
     #[test]
-    fn counters_of_a_resumed_run_count_what_this_process_does() {
+    fn counters_of_a_resumed_run_count_what_this_process_does() -> Result<()> {
         let baseline = Baseline {
             step: 15,
             images: 480,
             losses: BTreeMap::from([("decode_failed".into(), 1)]),
             filtered: BTreeMap::from([("too_small".into(), 5)]),
         };
-        let meters = Meters::new(baseline);
+        let meters = Meters::new(baseline)?;
         records().iter().for_each(|record| meters.record(record));
         let text = meters.render(&live());
         for line in [
@@ -386,12 +393,14 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }
+        Ok(())
     }
 
     #[test]
-    fn two_runs_do_not_mix() {
-        let (one, other) = (Meters::new(Baseline::default()), Meters::new(Baseline::default()));
+    fn two_runs_do_not_mix() -> Result<()> {
+        let (one, other) = (Meters::new(Baseline::default())?, Meters::new(Baseline::default())?);
         records().iter().for_each(|record| one.record(record));
         assert!(!other.render(&live()).contains("shoal_steps_total 20"));
+        Ok(())
     }
 }

@@ -48,7 +48,7 @@ impl Watchers {
         if plan.observe.page.is_empty() {
             return Ok(Self { meters: None, _heartbeat: heartbeat, _page: None });
         }
-        let meters = Arc::new(Meters::new(baseline));
+        let meters = Arc::new(Meters::new(baseline)?);
         observer.tell(Arc::clone(&meters));
         let under_way = UnderWay { live: Arc::clone(live), meters: Arc::clone(&meters) };
         let opening =

@@ -41,7 +41,7 @@ impl Guard {
     /// Whether a request may be answered.
     pub(super) fn judge(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         let is_loopback = self.is_loopback();
-        if is_loopback && !text(headers, header::HOST).is_none_or(|host| is_local(host)) {
+        if is_loopback && !text(headers, header::HOST).is_none_or(is_local) {
             return Err(Refusal::Host);
         }
         let acts = method != Method::GET && method != Method::HEAD;

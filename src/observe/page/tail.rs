@@ -127,7 +127,7 @@ mod tests {
         fs::write(&path, line(10) + "not a record\n" + &line(20) + &third[..12]).expect("a file");
         assert_eq!(steps(&mut tail), [10, 20]);
         let mut file = OpenOptions::new().append(true).open(&path).expect("a file");
-        file.write_all(third[12..].as_bytes()).expect("the rest");
+        file.write_all(&third.as_bytes()[12..]).expect("the rest");
         assert_eq!(steps(&mut tail), [10, 20, 30]);
         let aside = run.path().join("aside");
         let resumed: String = (0..9).map(line).collect();
