@@ -8,7 +8,7 @@
 Random is the untrained network; stream is DeepCluster as shoal does it, with a cycle every 250 steps over the last 20,000 images; epochs is
 DeepCluster as published, with a cycle over the whole set and a new head once a pass; supervised is trained on the classes. The network, the views, the
 steps and the optimiser are the same in all. Each measure is a line of ops/bench/baselines.tsv; those that stand there are not
-measured again. Some 80 minutes on two cores, 40 with --steps 1000.
+measured again. Some two hours on two cores, one with --steps 1000.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[31, 32, 33])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=6, help="passes of the probes over the train images")
+    parser.add_argument("--epochs", type=int, default=12, help="passes of the probes over the train images")
     parser.add_argument("--lr", type=float, default=0.005, help="first learning rate of the probes")
     parser.add_argument("--jobs", type=int, default=1, help="networks at once")
     parser.add_argument("--runs", default="runs/baselines", help="folder of the runs, which go on where they were")
