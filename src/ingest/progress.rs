@@ -85,6 +85,12 @@ impl Progress {
         lanes
     }
 
+    /// [`Progress::lanes`] in words: "3 reading, 1 ahead"; empty where no shard is open.
+    pub fn lane_words(&self) -> String {
+        let words = self.lanes().into_iter().map(|(activity, count)| format!("{count} {}", activity.name()));
+        words.collect::<Vec<String>>().join(", ")
+    }
+
     /// Samples in the shuffle buffer.
     pub fn shuffle_samples(&self) -> u64 {
         self.shuffle_samples.load(Ordering::Relaxed)

@@ -160,8 +160,7 @@ impl MakeWriter<'_> for LogWriter {
 
 /// What matters most comes first: all of it fits beside a short bar in 80 columns.
 fn step_text(record: &StepRecord) -> String {
-    let seconds = record.wait_data_s + record.assign_s + record.train_s;
-    let waiting = if seconds > 0.0 { 100.0 * record.wait_data_s / seconds } else { 0.0 };
+    let waiting = 100.0 * record.waiting().unwrap_or(0.0);
     let lost: u64 = record.losses.values().sum();
     let mut text = format!("{:.0} images/s · loss {:.3}", record.images_per_s, record.loss);
     if let Some(accuracy) = record.accuracy {

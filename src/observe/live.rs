@@ -189,10 +189,8 @@ pub fn stream_words(progress: &Progress) -> String {
     if let Some(time) = progress.waiting_for_shards() {
         return format!("waiting for new shards for {:.0} s", time.as_secs_f64());
     }
-    let lanes: Vec<String> =
-        progress.lanes().iter().map(|(activity, count)| format!("{count} {}", activity.name())).collect();
     let (samples, mib) = (progress.shuffle_samples(), progress.shuffle_bytes() >> 20);
-    let rest = format!("shards: {}; {samples} samples ({mib} MiB) in the shuffle buffer", lanes.join(", "));
+    let rest = format!("shards: {}; {samples} samples ({mib} MiB) in the shuffle buffer", progress.lane_words());
     match progress.waiting() {
         Some(waiting) => {
             let (what, seconds) = (waiting.activity.name(), waiting.time.as_secs_f64());

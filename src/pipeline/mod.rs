@@ -123,7 +123,6 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool) -> Result<Summary> {
         folder: folder.to_path_buf(),
         waited: Duration::ZERO,
         snapshot_step: started_at,
-        snapshot_time: Instant::now(),
         kept: VecDeque::new(),
         plan,
         placement: &placement,
@@ -205,7 +204,6 @@ struct Run<'a> {
     /// How long the block at hand was waited for.
     waited: Duration,
     snapshot_step: u64,
-    snapshot_time: Instant,
     /// Steps of the newest snapshots, but for those of an earlier process, and where each stands in the stream.
     kept: VecDeque<(u64, Cursor)>,
 }
@@ -433,7 +431,7 @@ impl Run<'_> {
         let plan = &self.plan.snapshot;
         let step = self.trainer.progress().step;
         let by_steps = plan.every_steps > 0 && step / plan.every_steps > self.snapshot_step / plan.every_steps;
-        let age = self.snapshot_time.elapsed();
+        let age = self.live.snapshot_age();
         let by_time = plan.every_minutes > 0.0 && age > Duration::from_secs_f64(plan.every_minutes * 60.0);
         step > self.snapshot_step && (by_steps || by_time)
     }
@@ -448,7 +446,6 @@ impl Run<'_> {
         let saved = self.trainer.capture(&self.standing)?;
         let mut saving = Saving::begin(&self.store, step, self.standing.cursor.clone(), saved)?;
         self.snapshot_step = step;
-        self.snapshot_time = Instant::now();
         self.live.snapshot_begins();
         saving.stood = started.elapsed();
         self.trainer.interval_mut().skip(saving.stood);

@@ -88,6 +88,14 @@ pub struct StepRecord {
     pub next_cycle: Option<u64>,
 }
 
+impl StepRecord {
+    /// Share of a step spent waiting for a batch; none where no time was measured.
+    pub fn waiting(&self) -> Option<f64> {
+        let step = self.wait_data_s + self.assign_s + self.train_s;
+        (step > 0.0).then(|| self.wait_data_s / step)
+    }
+}
+
 /// One clustering of the bank.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CycleRecord {

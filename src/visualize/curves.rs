@@ -70,7 +70,7 @@ const MEASURES: [(&str, &str, &str, Lines); 8] = [
         ],
     ),
     ("rate", "Throughput", "images/s", &[("images/s", Value::Step(|record| Some(record.images_per_s)))]),
-    ("waiting", "Waiting for data", "share of a step", &[("share", Value::Step(waiting))]),
+    ("waiting", "Waiting for data", "share of a step", &[("share", Value::Step(StepRecord::waiting))]),
 ];
 
 /// Every measure that one of the runs has.
@@ -112,11 +112,6 @@ fn size_at(record: &CycleRecord, share: f64) -> Option<f64> {
     let at = (share * record.sizes.len().saturating_sub(1) as f64).round() as usize;
     let size = *record.sizes.get(at)?;
     (samples > 0).then(|| size as f64 * record.sizes.len() as f64 / samples as f64)
-}
-
-fn waiting(record: &StepRecord) -> Option<f64> {
-    let step = record.wait_data_s + record.assign_s + record.train_s;
-    (step > 0.0).then(|| record.wait_data_s / step)
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub(super) fn stages(live: &Live, rates: &Rates, last: Option<&StepRecord>) -> V
     let sources = live.sources();
     let (stream, queues) = (&sources.progress, &sources.queues);
     let lanes = stream.lanes();
-    let words: Vec<String> = lanes.iter().map(|(activity, count)| format!("{count} {}", activity.name())).collect();
+    let words = stream.lane_words();
     let (stage, detail, _) = live.activity.now();
     let queue = |what, length, capacity| Some(QueueView { what, length, capacity });
     let lost = |of_decoding: bool| {
@@ -70,7 +70,7 @@ pub(super) fn stages(live: &Live, rates: &Rates, last: Option<&StepRecord>) -> V
     vec![
         StageView {
             name: "read",
-            text: if words.is_empty() { "no shard is open".into() } else { format!("shards: {}", words.join(", ")) },
+            text: if words.is_empty() { "no shard is open".into() } else { format!("shards: {words}") },
             busy: lanes.keys().any(|activity| *activity == crate::shards::Activity::Reading),
             rate: rates.per_second(|totals| totals.bytes as f64 / 1e6),
             unit: "MB/s",

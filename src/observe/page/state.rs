@@ -119,7 +119,7 @@ pub(super) fn of(run: &Path, plan: &Plan, records: &[Record], moving: Option<Mov
         accuracy: last.and_then(|last| last.accuracy),
         lr: last.map(|last| last.lr),
         images_per_s: last.map(|last| last.images_per_s),
-        waiting: last.map_or(0.0, waiting),
+        waiting: last.and_then(StepRecord::waiting).unwrap_or(0.0),
         next: next(plan, step, last, moving.snapshot_age_s),
         stage: moving.stage,
         stages: moving.stages,
@@ -182,11 +182,6 @@ fn next(plan: &Plan, step: u64, last: Option<&StepRecord>, snapshot_age_s: Optio
         },
         end_s: (plan.train.steps > 0).then_some(plan.train.steps).and_then(until),
     }
-}
-
-fn waiting(record: &StepRecord) -> f64 {
-    let step = record.wait_data_s + record.assign_s + record.train_s;
-    if step > 0.0 { record.wait_data_s / step } else { 0.0 }
 }
 
 fn counts(by_reason: &BTreeMap<String, u64>) -> Vec<Count> {
