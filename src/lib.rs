@@ -31,6 +31,7 @@ pub(crate) mod secrets;
 pub(crate) mod table;
 
 pub mod torch;
+pub mod world;
 
 pub mod shards;
 pub mod ingest;

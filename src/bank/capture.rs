@@ -1,7 +1,8 @@
 //! The bank as it was at one moment, written while it goes on.
 //!
 //! Nothing of the features is copied in advance: whoever overwrites a row that is not on disk yet spares it first, so memory grows by
-//! what is overwritten meanwhile. Out comes Arrow IPC with zstd: columns `id`, `step`, `class`, `label`, `feature`, in slot order.
+//! what is overwritten meanwhile. Out comes Arrow IPC with zstd: columns `id`, `step`, `class`, `label`, `feature`, in slot order;
+//! of several ranks each writes its own slots.
 
 use crate::error::Result;
 use crate::shards::SampleId;
@@ -23,6 +24,12 @@ pub struct Capture {
     pub(super) dim: usize,
     pub(super) capacity: usize,
     pub(super) next: usize,
+    /// Whose part of the bank it is, of how many.
+    pub(super) rank: usize,
+    pub(super) size: usize,
+    /// Rows of all ranks.
+    pub(super) rows: usize,
+    /// What is known of the rows of this rank.
     pub(super) ids: Vec<SampleId>,
     pub(super) steps: Vec<u64>,
     pub(super) classes: Vec<Option<i64>>,
@@ -103,6 +110,11 @@ impl Capture {
         }
         file.note("capacity", self.capacity);
         file.note("next", self.next);
+        if self.size > 1 {
+            file.note("rows", self.rows);
+            file.note("rank", self.rank);
+            file.note("ranks", self.size);
+        }
         file.finish()
     }
 }
@@ -114,9 +126,12 @@ mod tests {
     use crate::cluster::samples::normal;
 
     fn push(bank: &mut Bank, ids: std::ops::Range<u64>, seed: u64) -> Result<()> {
-        let ids: Vec<SampleId> = ids.map(SampleId).collect();
-        let classes = vec![None; ids.len()];
-        bank.push(&ids, &classes, None, &normal(seed, ids.len() as i64, bank.dim() as i64), seed)
+        let entries = crate::bank::tests::entries_of(&ids.collect::<Vec<_>>(), None);
+        bank.push(&entries, &normal(seed, entries.len() as i64, bank.dim() as i64), seed)
+    }
+
+    fn read(path: &Path) -> Result<Bank> {
+        Bank::read(&[path.to_path_buf()], 6_000, &crate::world::World::alone())
     }
 
     #[test]
@@ -154,7 +169,7 @@ mod tests {
             push(&mut bank, round * 137..round * 137 + 64, round)?;
         }
         writer.join().expect("a thread")?;
-        let (left, right) = (Bank::read(&now, 6_000)?, Bank::read(&later, 6_000)?);
+        let (left, right) = (read(&now)?, read(&later)?);
         assert_eq!((left.rows()?, left.ids(), left.steps()), (right.rows()?, right.ids(), right.steps()));
         assert_ne!(bank.rows()?, left.rows()?);
         Ok(())

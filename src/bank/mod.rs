@@ -9,21 +9,30 @@
 //! centroid. What lies beyond the range of f16 is cut to it.
 //!
 //! [`Bank::capture`] writes it to disk beside training, as it is at that moment.
+//!
+//! Several ranks hold one bank: each knows of every row whose it is, and keeps the features of every so-many-th slot (slot `s` lies with
+//! rank `s % ranks`). A push is one of all ranks, with what each has read; features travel to the rank that keeps them. Slots are those
+//! that one rank alone would give, so a bank may be read again by any number of ranks.
 
 mod capture;
+mod entries;
 mod projection;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use capture::Capture;
+pub use entries::Entries;
 pub use projection::Projection;
 
 use crate::error::{Error, Result};
 use crate::shards::SampleId;
 use crate::table::{Block, Table};
+use crate::world::World;
 use arrow::array::{Array, Int64Array, UInt32Array, UInt64Array};
 use arrow::datatypes::Float16Type;
 use capture::Writing;
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tch::{Device, Kind, Tensor};
 
@@ -33,8 +42,9 @@ const F16_MAX: f64 = 65_504.0;
 /// The rolling features of a run.
 #[derive(Debug)]
 pub struct Bank {
-    /// `[capacity, D]`, of which the first `len` rows are written.
+    /// A row for each slot of this rank, of which those of slots below `len` are written.
     features: Tensor,
+    world: World,
     dim: usize,
     capacity: usize,
     /// The slot that the next new sample takes.
@@ -51,7 +61,7 @@ pub struct Bank {
 /// What clustering reads of a bank, or of a file of features: `N` rows and what is known of each.
 #[derive(Debug)]
 pub struct Rows<'a> {
-    /// `[N, D]`, any float kind.
+    /// `[N, D]`, any float kind; of several ranks those of this one, row `n` with rank `n % ranks`.
     pub features: Tensor,
     /// Whose they are.
     pub ids: &'a [SampleId],
@@ -64,12 +74,18 @@ pub struct Rows<'a> {
 impl Bank {
     /// An empty bank of up to `capacity` rows of `dim` entries.
     pub fn new(capacity: usize, dim: usize) -> Result<Self> {
+        Self::shared(capacity, dim, &World::alone())
+    }
+
+    /// An empty bank that all ranks of `world` hold together.
+    pub fn shared(capacity: usize, dim: usize, world: &World) -> Result<Self> {
         if capacity == 0 || dim == 0 {
             return Err(Error::usage(format!("a bank of {capacity} rows of {dim} entries holds nothing"))
                 .with_hint("set bank.capacity to a few times cluster.k or more"));
         }
         Ok(Self {
-            features: Tensor::f_empty([capacity as i64, dim as i64], (Kind::Half, Device::Cpu))?,
+            features: Tensor::f_empty([own_rows(capacity, world), dim as i64], (Kind::Half, Device::Cpu))?,
+            world: world.clone(),
             dim,
             capacity,
             next: 0,
@@ -82,30 +98,18 @@ impl Bank {
         })
     }
 
-    /// Takes features `[B, D]` of the samples `ids`, made at `step`.
+    /// Takes features `[B, D]`, made at `step`, of this rank's samples among `entries`: a call of all ranks.
     ///
-    /// `labels` are the clusters that the present clustering gives them; without, a sample that comes again keeps the label
-    /// it has. Of a sample that stands twice in the batch, the later row is kept.
-    pub fn push(
-        &mut self,
-        ids: &[SampleId],
-        classes: &[Option<i64>],
-        labels: Option<&[i64]>,
-        features: &Tensor,
-        step: u64,
-    ) -> Result<()> {
+    /// Labels are the clusters that the present clustering gives; without, a sample that comes again keeps the label it has. Of a sample
+    /// that stands twice in the batch, the later row is kept.
+    pub fn push(&mut self, entries: &Entries, features: &Tensor, step: u64) -> Result<()> {
         let shape = features.size();
-        if shape != [ids.len() as i64, self.dim as i64] || classes.len() != ids.len() {
+        let own = entries.readers.iter().filter(|(reader, _)| *reader == self.world.rank()).count();
+        if shape != [own as i64, self.dim as i64] {
             return Err(Error::data(format!(
-                "the bank takes rows of {} entries, one for each of {} samples with {} classes; got {shape:?}",
-                self.dim,
-                ids.len(),
-                classes.len()
+                "the bank takes rows of {} entries, one for each of {own} samples; got {shape:?}",
+                self.dim
             )));
-        }
-        let labels = labels.map(checked_labels).transpose()?;
-        if let Some(labels) = labels.as_ref().filter(|labels| labels.len() != ids.len()) {
-            return Err(Error::data(format!("{} labels for {} samples of the bank", labels.len(), ids.len())));
         }
         let features = features.f_detach()?;
         if !bool::try_from(features.f_isfinite()?.f_all()?)? {
@@ -114,19 +118,37 @@ impl Bank {
         }
 
         let mut rows_by_slot = BTreeMap::new();
-        for (row, &id) in ids.iter().enumerate() {
+        for (row, &id) in entries.ids.iter().enumerate() {
             let slot = self.slot_for(id);
             self.steps[slot] = step;
-            self.classes[slot] = classes[row];
-            if let Some(labels) = &labels {
+            self.classes[slot] = entries.classes[row];
+            if let Some(labels) = &entries.labels {
                 self.labels[slot] = Some(labels[row]);
             }
-            rows_by_slot.insert(slot as i64, row as i64);
+            rows_by_slot.insert(slot, entries.readers[row]);
         }
-        let rows: Vec<i64> = rows_by_slot.values().copied().collect();
-        let rows = Tensor::f_from_slice(&rows)?.f_to_device(features.device())?;
+        self.bring_home(&rows_by_slot, &features)
+    }
+
+    /// Writes rows of a batch, each given by its reader and its number there, where their slots lie.
+    fn bring_home(&mut self, rows_by_slot: &BTreeMap<usize, (usize, usize)>, features: &Tensor) -> Result<()> {
+        let (rank, size) = (self.world.rank(), self.world.size());
+        let (mut sends, mut takes) = (vec![Vec::new(); size], vec![Vec::new(); size]);
+        for (&slot, &(reader, row)) in rows_by_slot {
+            let keeper = slot % size;
+            if reader == rank {
+                sends[keeper].push(row as i64);
+            }
+            if keeper == rank {
+                takes[reader].push((slot / size) as i64);
+            }
+        }
+        let counts = |lists: &[Vec<i64>]| lists.iter().map(|list| list.len() as i64).collect::<Vec<_>>();
+        let rows = Tensor::f_from_slice(&sends.concat())?.f_to_device(features.device())?;
         let kept = features.f_index_select(0, &rows)?.f_to_kind(Kind::Float)?.f_clamp(-F16_MAX, F16_MAX)?;
-        self.write_rows(rows_by_slot.into_keys().collect(), &kept.f_to_kind(Kind::Half)?.f_to_device(Device::Cpu)?)
+        let kept = kept.f_to_kind(Kind::Half)?.f_to_device(Device::Cpu)?;
+        let taken = self.world.exchange(&kept, &counts(&sends), &counts(&takes))?;
+        self.write_rows(takes.concat(), &taken)
     }
 
     /// Replaces every label: `labels[row]` for the rows as [`Bank::rows`] gives them.
@@ -170,9 +192,9 @@ impl Bank {
         self.dim
     }
 
-    /// The rows, `[N, D]` of f16 in slot order: a view that later pushes change.
+    /// The rows, `[N, D]` of f16 in slot order, of several ranks those of this one: a view that later pushes change.
     pub fn rows(&self) -> Result<Tensor> {
-        Ok(self.features.f_narrow(0, 0, self.len() as i64)?)
+        Ok(self.features.f_narrow(0, 0, own_rows(self.len(), &self.world))?)
     }
 
     /// The rows with all that clustering needs of them.
@@ -214,70 +236,72 @@ impl Bank {
         if self.writing.strong_count() > 0 {
             return Err(Error::device("the bank is being written already"));
         }
-        let writing = Arc::new(Mutex::new(Writing::new(self.len())));
+        let features = self.rows()?;
+        let writing = Arc::new(Mutex::new(Writing::new(features.size2()?.0 as usize)));
         self.writing = Arc::downgrade(&writing);
+        let (rank, size) = (self.world.rank(), self.world.size());
         Ok(Capture {
             writing,
-            features: self.rows()?,
+            features,
             dim: self.dim,
             capacity: self.capacity,
             next: self.next,
-            ids: self.ids.clone(),
-            steps: self.steps.clone(),
-            classes: self.classes.clone(),
-            labels: self.labels.clone(),
+            rank,
+            size,
+            rows: self.len(),
+            ids: own(&self.ids, rank, size),
+            steps: own(&self.steps, rank, size),
+            classes: own(&self.classes, rank, size),
+            labels: own(&self.labels, rank, size),
         })
     }
 
-    /// Reads what [`Capture::write`] wrote: with the same `capacity` the very same bank, slot for slot; with a smaller one the
-    /// newest entries, with a larger one all.
-    pub fn read(path: &Path, capacity: usize) -> Result<Self> {
-        let file = Table::open(path)?;
-        let fact = |key: &str| -> Result<usize> {
-            file.fact(key).and_then(|text| text.parse().ok()).ok_or_else(|| {
-                Error::data(format!("{} does not say its `{key}`", path.display()))
-                    .with_hint("it is not the bank of a snapshot")
-            })
-        };
-        let (old_capacity, old_next) = (fact("capacity")?, fact("next")?);
-        let old_len = file.count_rows()?;
-        if old_len > old_capacity || old_next >= old_capacity || (old_len < old_capacity && old_next != old_len) {
-            return Err(Error::data(format!(
-                "{}: {old_len} rows do not fit a capacity of {old_capacity} with {old_next} as the next slot",
-                path.display()
-            )));
-        }
-        let kept = old_len.min(capacity);
-        let same_places = capacity == old_capacity;
-        let oldest = if old_len == old_capacity { old_next } else { 0 };
+    /// Reads what [`Capture::write`] wrote on each rank, in the order of ranks, for the ranks of `world`, however many they are: with the
+    /// same `capacity` the very same bank, slot for slot; with a smaller one the newest entries, with a larger one all.
+    pub fn read(paths: &[PathBuf], capacity: usize, world: &World) -> Result<Self> {
+        let first = paths.first().ok_or_else(|| Error::data("a bank without a file"))?;
+        let whole = Facts::read(first, 0, paths.len())?;
+        let kept = whole.rows.min(capacity);
+        let same_places = capacity == whole.capacity;
+        let oldest = if whole.rows == whole.capacity { whole.next } else { 0 };
         let place = |old_slot: usize| -> Option<usize> {
             if same_places {
                 return Some(old_slot);
             }
-            let rank_by_age = (old_slot + old_len - oldest) % old_len;
-            rank_by_age.checked_sub(old_len - kept)
+            let rank_by_age = (old_slot + whole.rows - oldest) % whole.rows;
+            rank_by_age.checked_sub(whole.rows - kept)
         };
 
-        let mut bank = Self::new(capacity, file.width("feature")?)?;
+        let mut bank = Self::shared(capacity, Table::open(first)?.width("feature")?, world)?;
         bank.ids = vec![SampleId(0); kept];
         bank.steps = vec![0; kept];
         bank.classes = vec![None; kept];
         bank.labels = vec![None; kept];
-        bank.next = if same_places { old_next } else { kept % capacity };
-        let mut old_slot = 0;
-        for block in file {
-            let block = block?;
-            let places: Vec<Option<usize>> = (old_slot..old_slot + block.rows()).map(place).collect();
-            bank.fill(&block, &places)?;
-            old_slot += block.rows();
+        bank.next = if same_places { whole.next } else { kept % capacity };
+        let mut rows = 0;
+        for (rank, path) in paths.iter().enumerate() {
+            if Facts::read(path, rank, paths.len())? != whole {
+                return Err(Error::data(format!("{} and {} are not of one bank", first.display(), path.display())));
+            }
+            let mut old_slot = rank;
+            for block in Table::open(path)? {
+                let block = block?;
+                let slots = (0..block.rows()).map(|row| old_slot + row * paths.len());
+                bank.fill(&block, &slots.map(place).collect::<Vec<_>>())?;
+                old_slot += block.rows() * paths.len();
+                rows += block.rows();
+            }
+        }
+        if rows != whole.rows {
+            return Err(Error::data(format!("{}: {rows} rows of {} are there", first.display(), whole.rows)));
         }
         if bank.slots.len() != kept {
-            return Err(Error::data(format!("{} holds a sample twice", path.display())));
+            return Err(Error::data(format!("{} holds a sample twice", first.display())));
         }
         Ok(bank)
     }
 
-    /// Puts the rows of a block into their places; those without a place are left out.
+    /// Puts the rows of a block into their places, features only into those of this rank; rows without a place are left out.
     fn fill(&mut self, block: &Block, places: &[Option<usize>]) -> Result<()> {
         let ids = block.column::<UInt64Array>("id")?;
         let steps = block.column::<UInt64Array>("step")?;
@@ -293,8 +317,10 @@ impl Bank {
             self.classes[slot] = classes.is_valid(row).then(|| classes.value(row));
             self.labels[slot] = labels.is_valid(row).then(|| labels.value(row));
             self.slots.insert(self.ids[slot], slot);
-            slots.push(slot as i64);
-            rows.push(row as i64);
+            if slot % self.world.size() == self.world.rank() {
+                slots.push((slot / self.world.size()) as i64);
+                rows.push(row as i64);
+            }
         }
         let features = Tensor::f_from_slice(entries)?.f_view([places.len() as i64, self.dim as i64])?;
         let kept = features.f_index_select(0, &Tensor::f_from_slice(&rows)?)?;
@@ -325,6 +351,9 @@ impl Bank {
     fn write_rows(&mut self, slots: Vec<i64>, rows: &Tensor) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let index = Tensor::f_from_slice(&slots)?;
+        if slots.is_empty() {
+            return Ok(());
+        }
         let Some(writing) = self.writing.upgrade() else {
             let _ = self.features.f_index_copy_(0, &index, rows)?;
             return Ok(());
@@ -336,132 +365,53 @@ impl Bank {
     }
 }
 
-fn checked_labels(labels: &[i64]) -> Result<Vec<u32>> {
-    let checked = labels.iter().map(|&label| u32::try_from(label));
-    checked.collect::<Result<_, _>>().map_err(|_| Error::data("a cluster label below 0 or beyond 32 bits"))
+/// What the file of one rank says of the whole bank.
+#[derive(Debug, PartialEq)]
+struct Facts {
+    capacity: usize,
+    next: usize,
+    rows: usize,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// A row whose entries tell its id and its step.
-    fn feature(id: u64, step: u64) -> [f32; 3] {
-        [id as f32, step as f32, -0.5]
-    }
-
-    fn push(bank: &mut Bank, ids: &[u64], step: u64) -> Result<()> {
-        let entries: Vec<f32> = ids.iter().flat_map(|&id| feature(id, step)).collect();
-        let features = Tensor::from_slice(&entries).view([-1, 3]);
-        let classes: Vec<Option<i64>> = ids.iter().map(|&id| (id % 2 == 0).then_some(id as i64)).collect();
-        let ids: Vec<SampleId> = ids.iter().copied().map(SampleId).collect();
-        bank.push(&ids, &classes, None, &features, step)
-    }
-
-    fn entries(bank: &Bank) -> Result<Vec<f32>> {
-        Ok(Vec::<f32>::try_from(bank.rows()?.reshape([-1]))?)
-    }
-
-    fn assert_same(left: &Bank, right: &Bank) -> Result<()> {
-        assert_eq!(entries(left)?, entries(right)?);
-        assert_eq!((left.next, left.ids(), left.steps()), (right.next, right.ids(), right.steps()));
-        assert_eq!((left.classes(), left.labels()), (right.classes(), right.labels()));
-        assert_eq!(left.slots, right.slots);
-        Ok(())
-    }
-
-    #[test]
-    fn the_oldest_sample_makes_room_and_a_known_one_keeps_its_place_and_label() -> Result<()> {
-        let mut bank = Bank::new(3, 3)?;
-        push(&mut bank, &[1, 2, 3], 0)?;
-        bank.relabel(&[7, 8, 9])?;
-        push(&mut bank, &[4, 2], 5)?;
-        assert_eq!(bank.ids(), [4, 2, 3].map(SampleId));
-        assert_eq!(bank.steps(), [5, 5, 0]);
-        assert_eq!(bank.labels(), [None, Some(8), Some(9)]);
-        assert_eq!(bank.classes(), [Some(4), Some(2), None]);
-        assert_eq!(entries(&bank)?, [feature(4, 5), feature(2, 5), feature(3, 0)].concat());
-        assert_eq!(bank.mean_age(6), (1.0 + 1.0 + 6.0) / 3.0);
-        Ok(())
-    }
-
-    #[test]
-    fn what_cannot_be_clustered_is_refused_or_cut() -> Result<()> {
-        let mut bank = Bank::new(2, 1)?;
-        let push_value = |bank: &mut Bank, value: f64| {
-            let value = Tensor::from_slice(&[value]).view([1, 1]).to_kind(Kind::BFloat16);
-            bank.push(&[SampleId(1)], &[None], None, &value, 3)
+impl Facts {
+    /// Of the file of `rank` among `size`.
+    fn read(path: &Path, rank: usize, size: usize) -> Result<Self> {
+        let file = Table::open(path)?;
+        let fact = |key: &str| file.fact(key).and_then(|text| text.parse::<usize>().ok());
+        let needed = |key: &str| {
+            fact(key).ok_or_else(|| {
+                Error::data(format!("{} does not say its `{key}`", path.display()))
+                    .with_hint("it is not the bank of a snapshot")
+            })
         };
-        assert!(push_value(&mut bank, f64::NAN).is_err());
-        assert!(push_value(&mut bank, f64::INFINITY).is_err());
-        push_value(&mut bank, -1e6)?;
-        assert_eq!(entries(&bank)?, [-65_504.0]);
-        assert!(
-            bank.push(&[SampleId(1)], &[None], None, &Tensor::zeros([1, 2], (Kind::Float, Device::Cpu)), 3).is_err()
-        );
-        assert!(
-            bank.push(&[SampleId(1)], &[None], Some(&[-1]), &Tensor::zeros([1, 1], (Kind::Float, Device::Cpu)), 3)
-                .is_err()
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn a_bank_of_another_capacity_takes_the_newest_entries() -> Result<()> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("bank.arrow");
-        let mut bank = Bank::new(4, 3)?;
-        push(&mut bank, &[1, 2, 3, 4, 5, 6], 0)?;
-        bank.capture()?.write(&path)?;
-        let mut smaller = Bank::read(&path, 2)?;
-        assert_eq!(smaller.ids(), [5, 6].map(SampleId));
-        push(&mut smaller, &[7], 1)?;
-        assert_eq!(smaller.ids(), [7, 6].map(SampleId));
-        let mut larger = Bank::read(&path, 5)?;
-        assert_eq!(larger.ids(), [3, 4, 5, 6].map(SampleId));
-        push(&mut larger, &[7, 8], 1)?;
-        assert_eq!(larger.ids(), [8, 4, 5, 6, 7].map(SampleId));
-        Ok(())
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
-
-        /// Against a plain list that follows the same rules; and written and read, the bank goes on as if nothing had been.
-        #[test]
-        fn a_bank_is_a_ring_of_distinct_samples(
-            capacity in 1_usize..6,
-            batches in prop::collection::vec(prop::collection::vec(0_u64..9, 1..8), 1..8),
-        ) {
-            let folder = tempfile::tempdir().expect("a temporary folder");
-            let path = folder.path().join("bank.arrow");
-            let mut bank = Bank::new(capacity, 3).expect("a bank");
-            let mut oldest_first: Vec<(u64, u64)> = Vec::new();
-            for (step, batch) in batches.iter().enumerate() {
-                push(&mut bank, batch, step as u64).expect("a push");
-                for &id in batch {
-                    if let Some(entry) = oldest_first.iter_mut().find(|entry| entry.0 == id) {
-                        entry.1 = step as u64;
-                        continue;
-                    }
-                    if oldest_first.len() == capacity {
-                        oldest_first.remove(0);
-                    }
-                    oldest_first.push((id, step as u64));
-                }
-                let start = if bank.len() == capacity { bank.next } else { 0 };
-                let entries = entries(&bank).expect("rows");
-                for (rank, &(id, step)) in oldest_first.iter().enumerate() {
-                    let slot = (start + rank) % bank.len();
-                    prop_assert_eq!((bank.ids()[slot], bank.steps()[slot]), (SampleId(id), step));
-                    prop_assert_eq!(&entries[slot * 3..slot * 3 + 3], &feature(id, step));
-                }
-                bank.capture().and_then(|capture| capture.write(&path)).expect("a file");
-                let copy = Bank::read(&path, capacity).expect("the same bank");
-                assert_same(&bank, &copy).expect("rows");
-                bank = copy;
-            }
+        let (found_rank, found_size) = (fact("rank").unwrap_or(0), fact("ranks").unwrap_or(1));
+        if (found_rank, found_size) != (rank, size) {
+            return Err(Error::data(format!(
+                "{} is of rank {found_rank} of {found_size}, and read as that of rank {rank} of {size}",
+                path.display()
+            )));
         }
+        let (capacity, next) = (needed("capacity")?, needed("next")?);
+        let rows = match fact("rows") {
+            Some(rows) => rows,
+            None => file.count_rows()?,
+        };
+        if rows > capacity || next >= capacity || (rows < capacity && next != rows) {
+            return Err(Error::data(format!(
+                "{}: {rows} rows do not fit a capacity of {capacity} with {next} as the next slot",
+                path.display()
+            )));
+        }
+        Ok(Self { capacity, next, rows })
     }
+}
+
+/// Of so many slots, those of this rank.
+fn own_rows(slots: usize, world: &World) -> i64 {
+    (slots.saturating_sub(world.rank())).div_ceil(world.size()) as i64
+}
+
+/// Of entries of slots, those of one rank.
+fn own<T: Clone>(entries: &[T], rank: usize, size: usize) -> Vec<T> {
+    entries.iter().skip(rank).step_by(size).cloned().collect()
 }

@@ -11,7 +11,7 @@ use crate::cluster::covariance::Covariance;
 use crate::cluster::hierarchy::{self, Pick};
 use crate::cluster::kmeans::Partition;
 use crate::cluster::whiten::Whitening;
-use crate::cluster::{self, Clustering, Division, Told};
+use crate::cluster::{self, Clustering, Division, Points, Told};
 use crate::config::{ClusterPlan, DevicePlan, Empties, Method, Start};
 use crate::error::{Error, Result};
 use crate::evaluate::features::FeatureFile;
@@ -157,7 +157,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let rows = arguments.read(&file, placement.device, &show)?;
 
     let (division, above) = match arguments.levels.as_slice() {
-        [] => (cluster::divide(&rows.points, &plan, None, arguments.seed, &mut |told| show.told(0, told))?, Vec::new()),
+        [] => (
+            cluster::divide(&Points::alone(&rows.points)?, &plan, None, arguments.seed, &mut |told| {
+                show.told(0, told)
+            })?,
+            Vec::new(),
+        ),
         ks => {
             let mut tell = |level, objective| show.told(level, Told::Objective(objective));
             let options = cluster::options(&plan, arguments.seed);

@@ -2,7 +2,9 @@
 
 use crate::config::Plan;
 use crate::error::{Error, Result};
-use crate::pipeline;
+use crate::pipeline::{self, Ranks};
+use crate::torch::leave_at_once;
+use crate::world::Launch;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,11 @@ Examples:
 
 The run folder holds everything: pipeline.toml (as resolved), metrics.jsonl, ledger.jsonl (what was lost, and why),
 tensorboard/, clusters/, snapshots/ and `latest`. Started again on the same folder, a run goes on with the very next
-sample. Ctrl-C or SIGTERM: finish the step, write a snapshot, exit 130; a second one leaves at once.")]
+sample. Ctrl-C or SIGTERM: finish the step, write a snapshot, exit 130; a second one leaves at once.
+
+Several processes train one run together where torchrun, srun or mpirun starts them; batch_size and bank.capacity are then those of
+all together, and the run folder is one that all of them see:
+  torchrun --no-python --nproc-per-node 2 --max-restarts 3 shoal pretrain demo --run runs/demo")]
 pub(super) struct Arguments {
     /// Pipeline file, or the name of one in pipelines/
     pipeline: PathBuf,
@@ -42,8 +48,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         Some(run) => run.clone(),
         None => default_run(&arguments.pipeline)?,
     };
-    let summary = pipeline::pretrain(&plan, &run, !arguments.no_bar && std::io::stderr().is_terminal())?;
-    super::print(&summary.to_string())
+    let launch = Launch::from_env(&|name| std::env::var(name).ok())?;
+    let ranks = launch.map(|launch| Ranks { launch, end: end_for_another });
+    let bar = !arguments.no_bar && std::io::stderr().is_terminal();
+    let summary = pipeline::pretrain(&plan, &run, bar, ranks.as_ref())?;
+    match ranks {
+        Some(ranks) if ranks.launch.rank > 0 => Ok(()),
+        _ => super::print(&summary.to_string()),
+    }
+}
+
+/// Ends this process for what another rank has met, while its own trainer is stuck.
+fn end_for_another(error: &Error) {
+    super::report(error);
+    leave_at_once(i32::from(error.exit_code()));
 }
 
 fn default_run(pipeline: &Path) -> Result<PathBuf> {

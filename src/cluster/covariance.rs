@@ -2,9 +2,12 @@
 //!
 //! In go blocks of rows `[B, D]` of any float kind; out come mean `[D]` and covariance `[D, D]` in double precision. Sums are
 //! taken about the mean of the first block, so that nothing cancels where rows lie far from the origin. Only panels on and
-//! below the diagonal are multiplied: `N D² (1 + 1/panels)` operations. Memory is `D × D` and a few blocks.
+//! below the diagonal are multiplied: `N D² (1 + 1/panels)` operations. Memory is `D × D` and a few blocks. Ranks that each
+//! have some of the rows add up what they have.
 
 use crate::error::{Error, Result};
+use crate::torch::c10d::Reduction;
+use crate::world::World;
 use tch::{Device, Kind, Tensor};
 
 /// Columns that are multiplied at once with those before them: few enough to spare nearly half, enough for fast products.
@@ -53,6 +56,32 @@ impl Covariance {
             let _ = panel.shallow_clone().f_addmm_(&left, &rows.f_narrow(1, 0, start + len)?)?;
         }
         self.count += count;
+        Ok(())
+    }
+
+    /// Adds what has gone by on the other ranks: all have the same afterwards.
+    pub fn add_ranks(&mut self, world: &World) -> Result<()> {
+        if world.is_alone() {
+            return Ok(());
+        }
+        let _no_grad = tch::no_grad_guard();
+        let width = self.sum.numel() as i64;
+        let origin = match self.count {
+            0 => Tensor::f_zeros([width], (Kind::Double, self.device))?,
+            _ => self.origin.shallow_clone(),
+        };
+        let common = world.on_first(self.device, || Ok(vec![origin.copy()]))?.remove(0);
+        // Sums of y + δ, where they were of y.
+        let shift = origin.f_sub(&common)?;
+        let crossed = self.sum.f_outer(&shift)?;
+        let squared = shift.f_outer(&shift)?.f_mul_scalar(self.count)?;
+        self.scatter =
+            self.scatter.f_tril(0)?.f_add(&crossed)?.f_add(&crossed.f_tr()?)?.f_add(&squared)?.f_contiguous()?;
+        self.sum = self.sum.f_add(&shift.f_mul_scalar(self.count)?)?;
+        world.reduce(&self.scatter, Reduction::Sum)?;
+        world.reduce(&self.sum, Reduction::Sum)?;
+        self.count = world.sum(&[self.count as f64])?[0] as i64;
+        self.origin = common;
         Ok(())
     }
 

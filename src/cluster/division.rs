@@ -2,10 +2,10 @@
 
 use super::hierarchy::{self, Coarse};
 use super::kmeans::{self, Partition, Seeding};
-use super::{pic, sinkhorn};
+use super::{Points, pic, sinkhorn};
 use crate::config::{ClusterPlan, Method, Start};
-use crate::error::Result;
-use tch::Tensor;
+use crate::error::{Error, Result};
+use tch::{Device, Kind, Tensor};
 
 /// Points divided by one of the methods.
 #[derive(Debug)]
@@ -28,9 +28,28 @@ pub enum Told {
 }
 
 /// Divides points `[N, d]` as `plan` says, k-means from `start` `[k, d]` if there is one. The same points and seed give the same
-/// outcome.
+/// outcome, on every rank.
+///
+/// Of several ranks each works on its own points for plain k-means. The other methods run on rank 0, which then must have room for all of
+/// them.
 pub fn divide(
-    points: &Tensor,
+    points: &Points,
+    plan: &ClusterPlan,
+    start: Option<&Tensor>,
+    seed: u64,
+    tell: &mut dyn FnMut(Told),
+) -> Result<Division> {
+    let is_plain = plan.method == Method::KMeans && plan.coarse == 0 && !plan.balanced;
+    if is_plain || points.world().is_alone() {
+        return divide_here(points, plan, start, seed, tell);
+    }
+    let whole = points.whole()?;
+    let work = || divide_here(&Points::alone(&whole)?, plan, start, seed, tell)?.into_tensors();
+    Division::from_tensors(points.world().on_first(points.device(), work)?)
+}
+
+fn divide_here(
+    points: &Points,
     plan: &ClusterPlan,
     start: Option<&Tensor>,
     seed: u64,
@@ -40,22 +59,62 @@ pub fn divide(
     let (mut partition, coarse) = match plan.method {
         Method::Pic => {
             let options = pic::Options { neighbours: plan.neighbours, sigma: plan.sigma, ..pic::Options::default() };
-            (pic::cluster(points, options, &mut |share| tell(Told::Neighbours(share)))?, None)
+            (pic::cluster(points.own(), options, &mut |share| tell(Told::Neighbours(share)))?, None)
         }
         Method::KMeans if plan.coarse > 0 => {
-            let (partition, coarse) = hierarchy::divide(points, plan.coarse, options(plan, seed), &mut objective)?;
+            let (partition, coarse) =
+                hierarchy::divide(points.own(), plan.coarse, options(plan, seed), &mut objective)?;
             (partition, Some(coarse))
         }
-        Method::KMeans => (kmeans::watched(points, start, options(plan, seed), &mut objective)?, None),
+        Method::KMeans => (kmeans::over(points, start, options(plan, seed), &mut objective)?, None),
     };
     let mut prices = None;
     if plan.balanced {
-        let (found, labels, distances) = sinkhorn::balance(points, &partition.centroids)?;
+        let (found, labels, distances) = sinkhorn::balance(points.own(), &partition.centroids)?;
         partition.sizes = kmeans::count_labels(&labels, partition.sizes.len());
         (partition.assignment, partition.distances) = (labels, distances);
         prices = Some(found);
     }
     Ok(Division { partition, coarse, prices })
+}
+
+impl Division {
+    /// To be sent; what is not there is empty.
+    fn into_tensors(self) -> Result<Vec<Tensor>> {
+        let Self { partition, coarse, prices } = self;
+        let labels: Vec<i64> = partition.assignment.iter().map(|&label| i64::from(label)).collect();
+        let empty = || Tensor::f_zeros([0], (Kind::Float, Device::Cpu));
+        let (above, firsts) = match coarse {
+            Some(coarse) => (coarse.centroids, coarse.firsts),
+            None => (empty()?, Vec::new()),
+        };
+        Ok(vec![
+            partition.centroids,
+            Tensor::f_from_slice(&labels)?,
+            Tensor::f_from_slice(&partition.distances)?,
+            Tensor::f_from_slice(&partition.objectives)?,
+            above,
+            Tensor::f_from_slice(&firsts)?,
+            prices.map_or_else(empty, Ok)?,
+        ])
+    }
+
+    fn from_tensors(sent: Vec<Tensor>) -> Result<Self> {
+        let [centroids, labels, distances, objectives, above, firsts, prices] =
+            sent.try_into().map_err(|_| Error::device("rank 0 has sent no clusters"))?;
+        let on_host = |tensor: Tensor| tensor.f_to_device(Device::Cpu);
+        let assignment = kmeans::host_labels(&labels)?;
+        let partition = Partition {
+            sizes: kmeans::count_labels(&assignment, centroids.size2()?.0 as usize),
+            centroids,
+            assignment,
+            distances: Vec::try_from(on_host(distances)?)?,
+            objectives: Vec::try_from(on_host(objectives)?)?,
+        };
+        let firsts = Vec::<i64>::try_from(on_host(firsts)?)?;
+        let coarse = (!firsts.is_empty()).then_some(Coarse { centroids: above, firsts });
+        Ok(Self { partition, coarse, prices: (prices.numel() > 0).then_some(prices) })
+    }
 }
 
 /// How k-means is to go, by the plan.

@@ -18,16 +18,21 @@ pub mod hierarchy;
 pub mod kmeans;
 pub mod matching;
 pub mod pic;
+mod points;
+#[cfg(test)]
+mod ranks_tests;
 pub mod sinkhorn;
 pub mod whiten;
 
 pub(crate) use blocks::{block, blocks};
 pub use division::{Division, Told, divide, options};
+pub use points::Points;
 
 use crate::bank::Rows;
 use crate::config::{ClusterPlan, Start};
 use crate::error::{Error, Result};
 use crate::shards::SampleId;
+use crate::world::World;
 use agreement::{Contingency, Normalizer};
 use hierarchy::Coarse;
 use rand::SeedableRng;
@@ -92,11 +97,12 @@ pub struct CycleStats {
     pub iterations: usize,
 }
 
-/// Clusters rows on `device` as `plan` says. The same rows and seed give the same outcome.
-pub fn fit(rows: &Rows<'_>, plan: &ClusterPlan, seed: u64, device: Device) -> Result<Cycle> {
+/// Clusters the rows that all ranks of `world` hold together, on `device`, as `plan` says. The same rows and seed give the same
+/// outcome on every rank, and for any number of ranks but for the rounding of the whitening: its sums are of doubles.
+pub fn fit(rows: &Rows<'_>, plan: &ClusterPlan, seed: u64, device: Device, world: &World) -> Result<Cycle> {
     let _no_grad = tch::no_grad_guard();
-    let whitening = Whitening::fit(&rows.features, plan.pca, device)?;
-    let points = whitening.apply_all(&rows.features)?;
+    let whitening = Whitening::fit_over(world, &rows.features, plan.pca, device)?;
+    let points = Points::shared(&whitening.apply_all(&rows.features)?, world, rows.ids.len() as i64)?;
     let start = match plan.start {
         Start::Random | Start::PlusPlus => None,
         Start::Warm => warm_start(&points, rows.labels, plan.k, seed)?,
@@ -206,20 +212,18 @@ impl Clustering {
 ///
 /// The old centroids themselves mean nothing after a new whitening. A cluster of which no row is left starts from a random
 /// row. None where no row has a label.
-fn warm_start(points: &Tensor, labels: &[Option<u32>], k: usize, seed: u64) -> Result<Option<Tensor>> {
-    let (rows, labels): (Vec<i64>, Vec<i64>) = labels
-        .iter()
-        .enumerate()
-        .filter_map(|(row, label)| {
-            label.filter(|&label| (label as usize) < k).map(|label| (row as i64, i64::from(label)))
-        })
-        .unzip();
-    if rows.is_empty() || points.size2()?.0 < k as i64 {
+fn warm_start(points: &Points, labels: &[Option<u32>], k: usize, seed: u64) -> Result<Option<Tensor>> {
+    let known = |label: &Option<u32>| label.filter(|&label| (label as usize) < k);
+    if labels.iter().all(|label| known(label).is_none()) || points.count() < k {
         return Ok(None);
     }
+    let own = labels.iter().skip(points.world().rank()).step_by(points.world().size()).enumerate();
+    let (rows, labels): (Vec<i64>, Vec<i64>) =
+        own.filter_map(|(row, label)| known(label).map(|label| (row as i64, i64::from(label)))).unzip();
     let device = points.device();
-    let labelled = blocks::gather(points, &rows)?;
-    let (means, sizes) = kmeans::means_by_label(&labelled, &Tensor::f_from_slice(&labels)?.f_to_device(device)?, k)?;
+    let labelled = blocks::gather(points.own(), &rows)?;
+    let labels = Tensor::f_from_slice(&labels)?.f_to_device(device)?;
+    let (means, sizes) = kmeans::means_over(points.world(), &labelled, &labels, k)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let random = kmeans::random_points(points, k, &mut rng)?;
     let known: Vec<bool> = sizes.iter().map(|&size| size > 0).collect();
@@ -309,7 +313,8 @@ mod tests {
         let mut bank = bank()?;
         let k = GROUPS as usize;
         // Some seed starts with a row of every group.
-        let cycles = (0..20).map(|seed| fit(&bank.view()?, &plan(k, Start::Random), seed, Device::Cpu));
+        let cycles =
+            (0..20).map(|seed| fit(&bank.view()?, &plan(k, Start::Random), seed, Device::Cpu, &World::alone()));
         let cycles = cycles.collect::<Result<Vec<_>>>()?;
         let best = cycles.into_iter().min_by(|left, right| left.stats.objective.total_cmp(&right.stats.objective));
         let cycle = best.expect("twenty cycles");
@@ -330,7 +335,7 @@ mod tests {
         );
 
         bank.relabel(&cycle.assignment)?;
-        let again = fit(&bank.view()?, &plan(k, Start::Warm), 77, Device::Cpu)?;
+        let again = fit(&bank.view()?, &plan(k, Start::Warm), 77, Device::Cpu, &World::alone())?;
         assert_eq!(again.assignment, cycle.assignment);
         assert_eq!(again.stats.reassigned, Some(0.0));
         assert!(again.stats.nmi_prev.is_some_and(|nmi| nmi > 1.0 - 1e-9));
@@ -343,10 +348,10 @@ mod tests {
     fn renamed_clusters_know_where_they_come_from() -> Result<()> {
         let mut bank = bank()?;
         let k = GROUPS as usize;
-        let cycle = fit(&bank.view()?, &plan(k, Start::Random), 1, Device::Cpu)?;
+        let cycle = fit(&bank.view()?, &plan(k, Start::Random), 1, Device::Cpu, &World::alone())?;
         let renamed: Vec<u32> = cycle.assignment.iter().map(|&label| (label + 1) % k as u32).collect();
         bank.relabel(&renamed)?;
-        let again = fit(&bank.view()?, &plan(k, Start::Random), 1, Device::Cpu)?;
+        let again = fit(&bank.view()?, &plan(k, Start::Random), 1, Device::Cpu, &World::alone())?;
         assert_eq!(again.assignment, cycle.assignment);
         let expected: Vec<Option<u32>> = (0..k as u32).map(|label| Some((label + 1) % k as u32)).collect();
         assert_eq!(again.origins, Some(expected));
@@ -357,7 +362,7 @@ mod tests {
     #[test]
     fn a_clustering_survives_the_disk() -> Result<()> {
         let bank = bank()?;
-        let clustering = fit(&bank.view()?, &plan(4, Start::Random), 1, Device::Cpu)?.clustering;
+        let clustering = fit(&bank.view()?, &plan(4, Start::Random), 1, Device::Cpu, &World::alone())?.clustering;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("clusters.safetensors");
         Tensor::write_safetensors(&clustering.named_tensors()?, &path)?;
@@ -372,7 +377,8 @@ mod tests {
 
     #[test]
     fn a_bank_too_small_for_k_is_an_error_that_names_the_key() -> Result<()> {
-        let error = fit(&bank()?.view()?, &plan(241, Start::Warm), 1, Device::Cpu).expect_err("240 rows");
+        let error =
+            fit(&bank()?.view()?, &plan(241, Start::Warm), 1, Device::Cpu, &World::alone()).expect_err("240 rows");
         assert!(error.to_string().contains("cluster.k = 241"), "{error}");
         assert_eq!(error.exit_code(), 2);
         Ok(())

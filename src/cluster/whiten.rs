@@ -12,6 +12,7 @@ use super::blocks::blocks;
 use super::covariance::Covariance;
 use crate::error::{Error, Result};
 use crate::torch::unit_rows;
+use crate::world::World;
 use tch::{Device, Kind, Tensor};
 
 /// Smallest eigenvalue that is whitened as it is, as a share of the largest.
@@ -31,13 +32,27 @@ pub struct Whitening {
 impl Whitening {
     /// Fits to rows `[N, D]`, keeping at most `dims` directions; the result lies on `device`.
     pub fn fit(rows: &Tensor, dims: usize, device: Device) -> Result<Self> {
+        Self::fit_over(&World::alone(), rows, dims, device)
+    }
+
+    /// Fits to the rows of all ranks, of which `rows` are this one's. Rank 0 does the algebra, so that all get the same.
+    pub fn fit_over(world: &World, rows: &Tensor, dims: usize, device: Device) -> Result<Self> {
         let _no_grad = tch::no_grad_guard();
         let (count, width) = rows.size2()?;
         let mut covariance = Covariance::new(width, device)?;
         for (start, len) in blocks(count, width * 8, device) {
             covariance.add(&rows.f_narrow(0, start, len)?)?;
         }
-        Self::of(covariance, dims)
+        if world.is_alone() {
+            return Self::of(covariance, dims);
+        }
+        covariance.add_ranks(world)?;
+        let found = world.on_first(device, || {
+            let Self { mean, projection } = Self::of(covariance, dims)?;
+            Ok(vec![mean, projection])
+        })?;
+        let [mean, projection] = found.try_into().map_err(|_| Error::device("rank 0 has sent no whitening"))?;
+        Ok(Self { mean, projection })
     }
 
     /// From what has gone by, keeping at most `dims` directions.

@@ -186,6 +186,8 @@ impl Plan {
         checks.above_up_to("observe.collapse_share", self.observe.collapse_share, 0.0, 1.0);
         checks.count("device.threads", self.device.threads, 0, 1_024);
         checks.count("device.decode_threads", self.device.decode_threads, 0, 1_024);
+        checks.above("ranks.timeout_s", self.ranks.timeout_s, 0.0);
+        checks.count("ranks.bucket_mib", self.ranks.bucket_mib, 1, 4_096);
     }
 
     fn check_filter(&self, checks: &mut Checks) {

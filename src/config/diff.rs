@@ -205,6 +205,10 @@ mod tests {
         "device.precision",
         "stream.follow_every_s",
         "stream.follow_settle_s",
+        "ranks.timeout_s",
+        "ranks.bucket_mib",
+        "ranks.sync_batch_norm",
+        "ranks.check_every",
     ];
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Plan {
     pub device: DevicePlan,
     /// What is passed over on purpose.
     pub filter: FilterPlan,
+    /// How several ranks train together.
+    pub ranks: RanksPlan,
 }
 
 /// `[stream]`: which shards, in which order, and how much may be lost.
@@ -443,6 +445,28 @@ pub struct DevicePlan {
 impl Default for DevicePlan {
     fn default() -> Self {
         Self { kind: DeviceKind::Auto, threads: 0, decode_threads: 0, precision: Precision::Fp32 }
+    }
+}
+
+/// `[ranks]`: how several ranks train together. Everything else in the file is of all ranks: `train.batch_size` and `bank.capacity` are
+/// divided among them. How many there are is no key: the launcher says it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RanksPlan {
+    /// Seconds that a rank waits in a call for the others, and for all of them to come when it starts; a rank that gives no sign of
+    /// life is given up after 30 of them.
+    pub timeout_s: f64,
+    /// MiB of gradients averaged at once, while the backward pass goes on.
+    pub bucket_mib: usize,
+    /// Batch norm over the batch of all ranks instead of each rank's part.
+    pub sync_batch_norm: bool,
+    /// Steps between two comparisons of all ranks' weights; 0 is never.
+    pub check_every: u64,
+}
+
+impl Default for RanksPlan {
+    fn default() -> Self {
+        Self { timeout_s: 600.0, bucket_mib: 25, sync_batch_norm: false, check_every: 500 }
     }
 }
 

@@ -86,7 +86,7 @@ impl Probe {
         if !self.settings.hidden.is_empty() {
             tch::manual_seed(seed::of(self.seed, "dropout", self.iteration) as i64);
         }
-        self.optimizer.zero_grad();
+        self.optimizer.zero_grad()?;
         let logits = self.forward(rows, true)?;
         let loss = logits.f_cross_entropy_loss(classes, None::<Tensor>, Reduction::Mean, -100, 0.0)?;
         loss.f_backward()?;

@@ -11,6 +11,7 @@
 
 use crate::error::Result;
 use crate::model::layers::{BatchNorm2d, Conv2d, Linear};
+use crate::world::World;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use tch::{Device, Kind, Tensor};
@@ -64,6 +65,7 @@ impl Builder {
             bias: self.constant(&format!("{name}.bias"), channels, 0.0)?,
             running_mean: self.buffer(&format!("{name}.running_mean"), channels, 0.0)?,
             running_var: self.buffer(&format!("{name}.running_var"), channels, 1.0)?,
+            world: World::alone(),
         })
     }
 

@@ -7,6 +7,7 @@
 
 use crate::config::Precision;
 use crate::error::{Error, Result};
+use crate::world::World;
 use tch::{Kind, Tensor};
 
 /// Whether a pass trains: which statistics batch norm takes, and whether there is dropout.
@@ -80,6 +81,8 @@ pub(super) struct BatchNorm2d {
     pub(super) bias: Tensor,
     pub(super) running_mean: Tensor,
     pub(super) running_var: Tensor,
+    /// The ranks over whose images it normalises when it trains.
+    pub(super) world: World,
 }
 
 impl BatchNorm2d {
@@ -90,10 +93,13 @@ impl BatchNorm2d {
     ///
     /// Fails when training sees a single value a channel, whose variance would poison the running one with NaN.
     pub(super) fn forward(&self, input: &Tensor, pass: Pass) -> Result<Tensor> {
-        let values_per_channel = input.numel() / self.weight.numel().max(1);
+        let values_per_channel = input.numel() / self.weight.numel().max(1) * self.world.size();
         if pass.normalises_by_batch() && values_per_channel < 2 {
             let what = "batch normalisation cannot train on one value per channel";
             return Err(Error::usage(what).with_hint("raise train.batch_size or views.size"));
+        }
+        if pass.normalises_by_batch() && !self.world.is_alone() {
+            return self.over_ranks(input, values_per_channel as f64);
         }
         Ok(input.f_batch_norm(
             Some(&self.weight),
@@ -105,6 +111,30 @@ impl BatchNorm2d {
             Self::EPSILON,
             true,
         )?)
+    }
+
+    /// The same over `count` values a channel of all ranks, as many on each: mean first, then the squares about it, which do not
+    /// cancel. Gradients flow through both sums.
+    fn over_ranks(&self, input: &Tensor, count: f64) -> Result<Tensor> {
+        let channels = self.weight.numel() as i64;
+        let sum = |values: &Tensor| -> Result<Tensor> {
+            let own = values.f_sum_dim_intlist([0, 2, 3].as_slice(), false, Kind::Float)?;
+            self.world.sum_with_gradient(&own)
+        };
+        let spread = |values: &Tensor| values.f_view([1, channels, 1, 1]);
+        let values = input.f_to_kind(Kind::Float)?;
+        let mean = sum(&values)?.f_div_scalar(count)?;
+        let centred = values.f_sub(&spread(&mean)?)?;
+        let variance = sum(&centred.f_square()?)?.f_div_scalar(count)?;
+        let scale = variance.f_add_scalar(Self::EPSILON)?.f_rsqrt()?.f_mul(&self.weight)?;
+        let output = centred.f_mul(&spread(&scale)?)?.f_add(&spread(&self.bias)?)?;
+
+        let _guard = tch::no_grad_guard();
+        let unbiased = variance.f_mul_scalar(count / (count - 1.0))?;
+        for (running, new) in [(&self.running_mean, &mean), (&self.running_var, &unbiased)] {
+            let _ = running.shallow_clone().f_lerp_(&new.f_detach()?, Self::MOMENTUM)?;
+        }
+        Ok(output.f_to_kind(input.kind())?)
     }
 }
 
@@ -132,7 +162,13 @@ mod tests {
 
     fn norm(channels: i64) -> BatchNorm2d {
         let full = |value: f64| Tensor::full([channels], value, (Kind::Float, Device::Cpu));
-        BatchNorm2d { weight: full(2.0), bias: full(0.5), running_mean: full(0.0), running_var: full(1.0) }
+        BatchNorm2d {
+            weight: full(2.0),
+            bias: full(0.5),
+            running_mean: full(0.0),
+            running_var: full(1.0),
+            world: World::alone(),
+        }
     }
 
     #[test]
@@ -152,6 +188,40 @@ mod tests {
         let before = layer.running_mean.copy();
         let _ = layer.forward(&input, Pass { mode: Mode::Eval, precision: Precision::Fp32 })?;
         assert_eq!(before, layer.running_mean, "evaluation leaves the running statistics alone");
+        Ok(())
+    }
+
+    #[test]
+    fn batch_norm_over_ranks_is_that_over_their_whole_batch_with_its_gradients() -> Result<()> {
+        let images = crate::cluster::samples::normal(1, 12, 3 * 20).view([12, 3, 4, 5]) * 2.0 + 7.0;
+        let pull = crate::cluster::samples::normal(2, 12, 3 * 20).view([12, 3, 4, 5]);
+        let train = Pass { mode: Mode::Train, precision: Precision::Fp32 };
+        let run = |world: &World| -> Result<Vec<Vec<f32>>> {
+            let (rank, size) = (world.rank() as i64, world.size() as i64);
+            let part = |all: &Tensor| all.narrow(0, rank * 12 / size, 12 / size);
+            let layer = BatchNorm2d { world: world.clone(), ..norm(3) };
+            let (weight, bias) = (layer.weight.set_requires_grad(true), layer.bias.set_requires_grad(true));
+            let input = part(&images).copy().set_requires_grad(true);
+            let output = layer.forward(&input, train)?;
+            // The loss of a rank is a mean over its images; what is averaged over ranks is then that of all.
+            (&output * part(&pull)).mean(Kind::Float).f_backward()?;
+            let share = 1.0 / size as f64;
+            let mut found = vec![output.detach(), input.grad() * share, layer.running_mean, layer.running_var];
+            for gradient in [weight.grad(), bias.grad()] {
+                world.reduce(&gradient, crate::torch::c10d::Reduction::Sum)?;
+                found.push(gradient * share);
+            }
+            found.into_iter().map(|tensor| Ok(Vec::try_from(tensor.reshape([-1]))?)).collect()
+        };
+        let whole = run(&World::alone())?;
+        let found = crate::world::tests::of_ranks(3, run);
+        for (rank, found) in found.iter().enumerate() {
+            for (index, (found, whole)) in found.iter().zip(&whole).enumerate() {
+                let expected = if index < 2 { &whole[rank * 240..][..240] } else { &whole[..] };
+                let far = found.iter().zip(expected).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
+                assert!(found.len() == expected.len() && far < 2e-5, "tensor {index} of rank {rank} is off by {far}");
+            }
+        }
         Ok(())
     }
 

@@ -34,6 +34,7 @@ pub use script::Source;
 
 use crate::config::{Arch, Input, ModelPlan, Precision};
 use crate::error::{Error, Result};
+use crate::world::World;
 use init::Builder;
 use layers::Pass;
 use plain::{Plain, Table};
@@ -97,6 +98,15 @@ impl Backbone {
         };
         let (parameters, buffers) = builder.finish();
         Ok(Self { sobel, body, plan: plan.clone(), size, device, precision, parameters, buffers })
+    }
+
+    /// Has batch norm, when it trains, normalise over the images of all ranks.
+    pub fn normalise_over(&mut self, world: &World) {
+        let norms = match &mut self.body {
+            Body::Plain(body) => body.norms_mut(),
+            Body::ResNet(body) => body.norms_mut(),
+        };
+        norms.into_iter().for_each(|norm| norm.world = world.clone());
     }
 
     /// Another network of the same architecture, device and precision, with copies of the weights.

@@ -134,6 +134,10 @@ pub(super) struct Plain {
 }
 
 impl Plain {
+    pub(super) fn norms_mut(&mut self) -> Vec<&mut BatchNorm2d> {
+        self.convs.iter_mut().map(|block| &mut block.norm).collect()
+    }
+
     /// `side` is [`Table::last_side`] of the images that the linear layers are for.
     pub(super) fn new(table: &Table, channels: i64, side: i64, dropout: f64, builder: &mut Builder) -> Result<Self> {
         let mut convs = Vec::with_capacity(table.convs.len());

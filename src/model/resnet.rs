@@ -146,6 +146,12 @@ pub(super) struct ResNet {
 }
 
 impl ResNet {
+    pub(super) fn norms_mut(&mut self) -> Vec<&mut BatchNorm2d> {
+        let blocks = self.stages.iter_mut().flatten();
+        let in_blocks = blocks.flat_map(|block| block.path.iter_mut().chain(&mut block.shortcut));
+        std::iter::once(&mut self.stem).chain(in_blocks).map(|layer| &mut layer.norm).collect()
+    }
+
     pub(super) fn new(depth: Depth, channels: i64, builder: &mut Builder) -> Result<Self> {
         let row = ConvNormRow { conv: "conv1", norm: "bn1", channels: (channels, 64), kernel: 7, stride: 2 };
         let stem = conv_norm(&row, builder)?;

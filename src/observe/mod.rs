@@ -50,9 +50,9 @@ const BINS: usize = 30;
 /// Hands each record to every listener. The trainer owns it.
 #[derive(Debug)]
 pub struct Observer {
-    metrics: Metrics,
+    metrics: Option<Metrics>,
     events: Option<EventFile>,
-    console: Console,
+    console: Option<Console>,
     summary: Summary,
     meters: Option<Arc<Meters>>,
     painter: Option<Painter>,
@@ -77,28 +77,38 @@ impl Observer {
         };
         let total_steps = (plan.train.steps > 0).then_some(plan.train.steps);
         Ok(Self {
-            metrics: Metrics::open(
+            metrics: Some(Metrics::open(
                 &run_dir.join("metrics.jsonl"),
                 resumed.map(|progress| (progress.step, progress.cycle)),
-            )?,
+            )?),
             events,
-            console: Console::new(total_steps, done, bar),
-            summary: Summary::from_step(done),
+            console: Some(Console::new(total_steps, done, bar)),
+            ..Self::silent(run_dir, plan, resumed)
+        })
+    }
+
+    /// Without listeners: for ranks that leave the telling to rank 0.
+    pub fn silent(run_dir: &Path, plan: &Plan, resumed: Option<&Progress>) -> Self {
+        Self {
+            metrics: None,
+            events: None,
+            console: None,
+            summary: Summary::from_step(resumed.map_or(0, |progress| progress.step)),
             meters: None,
             painter: None,
             decoders: None,
             run: run_dir.to_owned(),
-            first_step,
+            first_step: resumed.map_or(0, |progress| progress.step + 1),
             batch_size: plan.train.batch_size,
             started: Instant::now(),
-        })
+        }
     }
 
     /// Tells every listener.
     pub fn record(&mut self, record: &Record) -> Result<()> {
         self.summary.add(record, self.batch_size);
-        self.console.record(record);
-        self.metrics.append(record)?;
+        self.console.iter_mut().for_each(|console| console.record(record));
+        self.metrics.as_mut().map(|metrics| metrics.append(record)).transpose()?;
         self.meters.iter().for_each(|meters| meters.record(record));
         self.painter.iter().for_each(|painter| painter.record(record));
         let Some(events) = &mut self.events else { return Ok(()) };
@@ -122,7 +132,7 @@ impl Observer {
 
     /// Shows how far something is that makes no records.
     pub fn note(&mut self, text: &str) {
-        self.console.note(text);
+        self.console.iter_mut().for_each(|console| console.note(text));
     }
 
     /// Tells records to these, too.

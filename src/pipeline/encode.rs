@@ -7,7 +7,7 @@ use crate::config::Plan;
 use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
 use crate::evaluate::pooling::Pooling;
-use crate::ingest::{Cursor, Passes, SampleMeta};
+use crate::ingest::{Cursor, Passes, SampleMeta, Share};
 use crate::model::{Backbone, Mode, Normalizer};
 use crate::shards::{Ledger, ShardList};
 use crate::torch::device::Placement;
@@ -64,6 +64,7 @@ impl Encoding<'_> {
         let stop = Stop::default();
         stop.on_signals(runtime.handle())?;
         let feed_plan = FeedPlan {
+            share: Share::whole(),
             passes: Passes::Once,
             start: Cursor::default(),
             batch_size: self.batch_size,

@@ -9,7 +9,7 @@ use crate::batch::{Batch, Filling, Queues, Remembered, Ring, RingPlan, Sieve, fi
 use crate::config::{Duplicates, Labels, Plan};
 use crate::decode::{CenterCrops, Decoded, Decoder, Filter};
 use crate::error::{Error, Result};
-use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample};
+use crate::ingest::{self, Cursor, Opening, Passes, Progress, RawSample, Share};
 use crate::observe::Sources;
 use crate::shards::index::{Row, RowVerdict};
 use crate::shards::metadata::Licences;
@@ -46,6 +46,8 @@ pub struct FeedPlan {
     pub train_views: bool,
     /// Batches that the trainer holds at once.
     pub held: usize,
+    /// The part of the list that is read.
+    pub share: Share,
     /// Which rules of `[filter]` hold, and with any of them `filter.licences` and that classes are needed where they are learnt.
     pub filters: Filters,
 }
@@ -77,6 +79,17 @@ pub struct Feed {
     ingest: tokio::task::JoinHandle<()>,
     decode: Option<JoinHandle<()>>,
     sources: Sources,
+}
+
+/// What came of a short wait for a batch.
+#[derive(Debug)]
+pub enum Polled {
+    /// A batch.
+    Batch(Box<Batch>),
+    /// A finite stream has ended.
+    End,
+    /// None yet.
+    Nothing,
 }
 
 /// What came of waiting for a batch.
@@ -112,6 +125,7 @@ impl Feed {
         let progress = Arc::new(Progress::default());
         let stream = ingest::stream(Opening {
             start: feed.start,
+            share: feed.share,
             progress: Arc::clone(&progress),
             ..Opening::new(list, &plan.stream, &plan.fetch, feed.passes, Arc::clone(ledger))
         });
@@ -154,18 +168,25 @@ impl Feed {
 
     /// Waits for the next batch, or for somebody to ask for a stop.
     pub fn next(&mut self, stop: &Stop) -> Result<Next> {
-        loop {
-            if stop.is_requested() {
-                return Ok(Next::Stopped);
+        while !stop.is_requested() {
+            match self.poll()? {
+                Polled::Batch(batch) => return Ok(Next::Batch(batch)),
+                Polled::End => return Ok(Next::End),
+                Polled::Nothing => {}
             }
-            match self.batches.recv_timeout(PATIENCE) {
-                Ok(batch) => {
-                    self.sources.queues.batches.count_taken();
-                    return batch.map(|batch| Next::Batch(Box::new(batch)));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(Next::End),
+        }
+        Ok(Next::Stopped)
+    }
+
+    /// Waits for the next batch, but not for long.
+    pub fn poll(&mut self) -> Result<Polled> {
+        match self.batches.recv_timeout(PATIENCE) {
+            Ok(batch) => {
+                self.sources.queues.batches.count_taken();
+                batch.map(|batch| Polled::Batch(Box::new(batch)))
             }
+            Err(RecvTimeoutError::Timeout) => Ok(Polled::Nothing),
+            Err(RecvTimeoutError::Disconnected) => Ok(Polled::End),
         }
     }
 

@@ -10,7 +10,7 @@ use super::stop::Stop;
 use crate::config::Plan;
 use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
-use crate::ingest::{Cursor, Passes};
+use crate::ingest::{Cursor, Passes, Share};
 use crate::shards::{Ledger, ShardList};
 use crate::torch::device::Placement;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ impl Gathering<'_> {
         let names = self.plan.stream.shards.join(" ");
         let ledger = Arc::new(Ledger::in_memory(&self.plan.stream));
         let feed_plan = FeedPlan {
+            share: Share::whole(),
             passes: Passes::Endless,
             start: Cursor::default(),
             batch_size: self.batch_size,

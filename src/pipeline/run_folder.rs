@@ -37,3 +37,11 @@ pub fn clusters(folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&path).map_err(|error| Error::file("create", &path, &error))?;
     Ok(path)
 }
+
+/// The ledger of a rank.
+pub fn ledger(folder: &Path, rank: usize) -> PathBuf {
+    match rank {
+        0 => folder.join("ledger.jsonl"),
+        rank => folder.join(format!("ledger.rank-{rank}.jsonl")),
+    }
+}

@@ -4,15 +4,26 @@ use crate::error::{Error, Result};
 use crate::torch::leave_at_once;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long the signals of one wish may take to come.
+const ECHO: Duration = Duration::from_secs(10);
 
 /// Set once somebody asks to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     requested: Arc<AtomicBool>,
+    echo: Duration,
 }
 
 impl Stop {
+    /// Of a process that a launcher has started, which may get the signal of one wish more than once, from the terminal and from its
+    /// launcher: what comes soon after the first is the same.
+    pub fn launched() -> Self {
+        Self { echo: ECHO, ..Self::default() }
+    }
+
     /// Whether somebody asked.
     pub fn is_requested(&self) -> bool {
         self.requested.load(Ordering::Relaxed)
@@ -44,16 +55,17 @@ impl Stop {
 
 async fn listen(stop: Stop, mut interrupt: Signal, mut terminate: Signal) {
     // Who has asked at the page has not signalled yet: the first signal still lets everything be kept.
-    let mut has_signalled = false;
+    let mut first: Option<Instant> = None;
     loop {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        if has_signalled {
-            leave_at_once(130);
+        match first {
+            Some(first) if first.elapsed() < stop.echo => continue,
+            Some(_) => leave_at_once(130),
+            None => first = Some(Instant::now()),
         }
-        has_signalled = true;
         tracing::warn!(
             "stopping: what is under way is finished, and kept where there is a place for it; once more leaves at once"
         );

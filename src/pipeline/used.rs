@@ -3,7 +3,7 @@
 //! In: a run folder, or a list. Out: each sample without its pixels. What a run has used is what went into its batches up to the
 //! last snapshot: its stream is read again from the beginning, decoded, and judged by its rules in the same order and the same
 //! batches, so that what did not decode or was passed over is left out. A run past its first pass has used the whole pass. Where
-//! the order cannot be gone over again (that of arrival, a list that is followed, or one that is another by now), the whole list
+//! the order cannot be gone over again (that of arrival, of several ranks, a list that is followed, or one that is another by now), the whole list
 //! counts, judged sample by sample ([`Extent`] says so). Costs: the decoding of what was used, on all cores.
 
 use super::feed::{Feed, FeedPlan, Filters, Next, wanted_center_views};
@@ -12,7 +12,7 @@ use super::stop::Stop;
 use crate::batch::Standing;
 use crate::config::{DeviceKind, DevicePlan, FetchPlan, Order, Plan, StreamPlan};
 use crate::error::Result;
-use crate::ingest::{self, Cursor, Opening, Passes, SampleMeta};
+use crate::ingest::{self, Cursor, Opening, Passes, SampleMeta, Share};
 use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Snapshot;
 use crate::torch::device::place;
@@ -50,7 +50,8 @@ impl UsedByRun {
     /// The folder is no run or has no snapshot, or its list cannot be read.
     pub fn open(run: &Path) -> Result<Self> {
         let plan = Plan::load(&run.join("pipeline.toml"), &[])?;
-        let end = Position::read(&Snapshot::open(run)?.path)?.cursor;
+        let position = Position::read(&Snapshot::open(run)?.path)?;
+        let (end, ranks) = (position.cursor, position.ranks);
         let list = ShardList::parse_with(&plan.stream.shards, &plan.fetch)?;
         let is_same_list = match plan.stream.weights.is_empty() {
             true => end.is_of(std::slice::from_ref(&list)),
@@ -58,7 +59,7 @@ impl UsedByRun {
         };
         let extent = match end {
             end if end == Cursor::default() => Extent::Nothing,
-            _ if plan.stream.order != Order::Exact || plan.stream.follow || !is_same_list => Extent::List,
+            _ if ranks > 1 || plan.stream.order != Order::Exact || plan.stream.follow || !is_same_list => Extent::List,
             end if end.is_past_first_pass() => Extent::Pass,
             end => Extent::UpTo(end),
         };
@@ -82,6 +83,7 @@ impl UsedByRun {
         self.plan.stream.max_loss_rate = 1.0;
         let in_order = self.extent != Extent::List;
         let feed_plan = FeedPlan {
+            share: Share::whole(),
             passes: if in_order { Passes::Endless } else { Passes::Once },
             start: Cursor::default(),
             // as in the run, so that batches end where its batches ended, and see the damage that its batches saw

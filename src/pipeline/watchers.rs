@@ -1,26 +1,21 @@
 //! Who looks at a run while it trains, and what they ask of it.
 
-use super::Run;
 use super::find::Nearby;
-use super::saving::Saving;
 use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::observe::console::say;
 use crate::observe::page::Opening;
-use crate::observe::{Baseline, Heartbeat, Live, Meters, Observer, Page, Photographs, Stage, UnderWay, stream_words};
+use crate::observe::{Baseline, Heartbeat, Live, Meters, Observer, Page, Photographs, UnderWay, stream_words};
 use crate::shards::ShardList;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// Between two looks of a run that stands still.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// The watchers of a run; dropping them ends their threads.
+/// The watchers of a run; dropping them ends their threads. Ranks other than 0 have none.
+#[derive(Default)]
 pub(super) struct Watchers {
     /// Where the run leaves the times of its steps, where somebody wants them.
     pub(super) meters: Option<Arc<Meters>>,
-    _heartbeat: Heartbeat,
+    _heartbeat: Option<Heartbeat>,
     _page: Option<Page>,
 }
 
@@ -46,7 +41,7 @@ impl Watchers {
             observer.draw_with(&photographs)?;
         }
         if plan.observe.page.is_empty() {
-            return Ok(Self { meters: None, _heartbeat: heartbeat, _page: None });
+            return Ok(Self { meters: None, _heartbeat: Some(heartbeat), _page: None });
         }
         let meters = Arc::new(Meters::new(baseline)?);
         observer.tell(Arc::clone(&meters));
@@ -55,27 +50,6 @@ impl Watchers {
             Opening { run: folder.to_path_buf(), plan: plan.clone(), under_way: Some(under_way), photographs };
         let page = Page::open(&plan.observe.page, opening)?;
         say(&format!("page: {}", page.url));
-        Ok(Self { meters: Some(meters), _heartbeat: heartbeat, _page: Some(page) })
-    }
-}
-
-impl Run<'_> {
-    /// Does what was asked for at the page since the last step.
-    pub(super) fn heed_the_page(&mut self) -> Result<()> {
-        loop {
-            if self.live.controls.take_snapshot() && self.trainer.progress().step > self.snapshot_step {
-                self.snapshot()?;
-            }
-            if self.saving.as_ref().is_some_and(Saving::is_done) {
-                self.finish_snapshot()?;
-            }
-            if !self.live.controls.is_paused() || self.stop.is_requested() {
-                return Ok(());
-            }
-            let started = Instant::now();
-            self.activity.enter(Stage::Pause, "until somebody lets it go on at the page");
-            std::thread::sleep(PAUSE);
-            self.trainer.interval_mut().skip(started.elapsed());
-        }
+        Ok(Self { meters: Some(meters), _heartbeat: Some(heartbeat), _page: Some(page) })
     }
 }

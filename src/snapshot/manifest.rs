@@ -48,18 +48,47 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
+impl FileEntry {
+    /// Describes a file.
+    fn of(path: &Path) -> Result<Self> {
+        let (bytes, sha256) = digest(path).map_err(|e| Error::file("read", path, &e))?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self { name, bytes, sha256 })
+    }
+
+    /// Makes a file outlive a power cut, and describes it.
+    pub fn of_synced(path: &Path) -> Result<Self> {
+        File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::file("sync", path, &e))?;
+        Self::of(path)
+    }
+}
+
 impl Manifest {
-    /// Describes the files in `folder`.
-    pub(super) fn of(folder: &Path, step: u64, extra: serde_json::Value) -> Result<Self> {
-        let mut files = Vec::new();
+    /// Describes the files in `folder`; those that are `known` already are not read again, but must be there.
+    pub(super) fn of(folder: &Path, known: Vec<FileEntry>, step: u64, extra: serde_json::Value) -> Result<Self> {
+        for file in &known {
+            let path = folder.join(&file.name);
+            let found = fs::metadata(&path).map_err(|e| Error::file("read", &path, &e))?;
+            if found.len() != file.bytes {
+                let (have, want) = (found.len(), file.bytes);
+                return Err(Error::data(format!(
+                    "{} has {have} bytes here, and {want} where it was written",
+                    path.display()
+                ))
+                .with_hint("all ranks need one run folder, on storage that their machines share"));
+            }
+        }
+        let mut files = known;
         let entries = fs::read_dir(folder).map_err(|e| Error::file("list", folder, &e))?;
         for entry in entries {
             let path = entry.map_err(|e| Error::file("list", folder, &e))?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|_| path.is_file()) else {
                 return Err(Error::data(format!("{} is not a plain file: a snapshot holds no other", path.display())));
             };
-            let (bytes, sha256) = digest(&path).map_err(|e| Error::file("read", &path, &e))?;
-            files.push(FileEntry { name: name.to_owned(), bytes, sha256 });
+            if files.iter().any(|file| file.name == name) {
+                continue;
+            }
+            files.push(FileEntry::of(&path)?);
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let created_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -141,7 +170,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("model.safetensors"), "weights").expect("a file");
         let extra = serde_json::json!({ "pass": 3, "digest": NO_DIGEST, "lr": 0.1 });
-        let mut manifest = Manifest::of(folder.path(), 500, extra)?;
+        let mut manifest = Manifest::of(folder.path(), Vec::new(), 500, extra)?;
         manifest.write(folder.path())?;
         assert_eq!(Manifest::read(folder.path()), Ok(manifest));
 

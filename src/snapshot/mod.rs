@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// The folder of a run that holds its snapshots.
-const FOLDER: &str = "snapshots";
+pub(crate) const FOLDER: &str = "snapshots";
 /// The symbolic link of a run to its newest snapshot.
 const LATEST: &str = "latest";
 /// The manifest's file name.

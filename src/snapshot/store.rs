@@ -7,7 +7,7 @@
 //! error says how much was needed, and what was begun is removed.
 
 use super::lock::RunLock;
-use super::manifest::Manifest;
+use super::manifest::{FileEntry, Manifest};
 use super::verify::{Snapshot, newest};
 use super::{FOLDER, LATEST, folder_name, list, retention, step_of};
 use crate::config::SnapshotPlan;
@@ -68,13 +68,13 @@ impl Store {
         Ok(found)
     }
 
-    /// Writes the snapshot of `step`: `fill` puts plain files into the folder that it is given; `extra` goes into the
-    /// manifest. A snapshot of the same step is replaced.
+    /// Writes the snapshot of `step`: `fill` puts plain files into the folder that it is given, and names those that others have put
+    /// there, synced and with their digests; `extra` goes into the manifest. A snapshot of the same step is replaced.
     pub fn write(
         &self,
         step: u64,
         extra: serde_json::Value,
-        fill: impl FnOnce(&Path) -> Result<()>,
+        fill: impl FnOnce(&Path) -> Result<Vec<FileEntry>>,
     ) -> Result<SnapshotInfo> {
         let started = Instant::now();
         let aside = self.hidden(step, WRITTEN);
@@ -99,12 +99,12 @@ impl Store {
         aside: &Path,
         step: u64,
         extra: serde_json::Value,
-        fill: impl FnOnce(&Path) -> Result<()>,
+        fill: impl FnOnce(&Path) -> Result<Vec<FileEntry>>,
     ) -> Result<Manifest> {
         remove(aside)?;
         fs::create_dir(aside).map_err(|e| Error::file("create", aside, &e))?;
-        fill(aside)?;
-        let mut manifest = Manifest::of(aside, step, extra)?;
+        let known = fill(aside)?;
+        let mut manifest = Manifest::of(aside, known, step, extra)?;
         manifest.write(aside)?;
         for entry in fs::read_dir(aside).map_err(|e| Error::file("list", aside, &e))? {
             sync(&entry.map_err(|e| Error::file("list", aside, &e))?.path())?;

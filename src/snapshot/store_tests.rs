@@ -21,7 +21,8 @@ fn put(folder: &Path, name: &str, text: &str) -> Result<()> {
 fn write(store: &Store, step: u64) -> Result<SnapshotInfo> {
     store.write(step, json!({ "pass": 1 }), |folder| {
         put(folder, "model.safetensors", &format!("weights of step {step}"))?;
-        put(folder, "cursor.json", "{}")
+        put(folder, "cursor.json", "{}")?;
+        Ok(Vec::new())
     })
 }
 
@@ -161,7 +162,8 @@ fn a_failed_write_leaves_the_older_snapshots_as_they_were() -> Result<()> {
     });
     assert_eq!(error.expect_err("the closure failed").to_string(), "the bank cannot be written");
     let nested = store.write(200, json!(null), |folder| {
-        fs::create_dir(folder.join("inner")).map_err(|e| Error::file("create", folder, &e))
+        fs::create_dir(folder.join("inner")).map_err(|e| Error::file("create", folder, &e))?;
+        Ok(Vec::new())
     });
     assert!(nested.expect_err("folders are refused").to_string().contains("inner"));
     assert_eq!(names(&run.path().join("snapshots")), ["step-000000100"]);

@@ -35,6 +35,15 @@ pub fn place(plan: &DevicePlan) -> Result<Placement> {
     })
 }
 
+impl Placement {
+    /// Leaves to each of so many processes on this machine its part of the threads.
+    pub fn share(&mut self, processes: usize) {
+        for threads in [&mut self.torch_threads, &mut self.decode_threads] {
+            *threads = (*threads / processes.max(1)).max(1);
+        }
+    }
+}
+
 fn choose(kind: DeviceKind) -> Result<(Device, String)> {
     if kind == DeviceKind::Cpu {
         return Ok((Device::Cpu, "device.kind = \"cpu\"".into()));

@@ -10,6 +10,7 @@
 
 pub mod aligned;
 pub mod bounds;
+pub mod c10d;
 pub mod cuda;
 pub mod device;
 mod dispatch;

@@ -12,6 +12,7 @@ use crate::config::ClusterPlan;
 use crate::error::{Error, Result};
 use crate::model::Backbone;
 use crate::shards::SampleId;
+use crate::world::World;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use tch::{Device, Tensor};
@@ -26,6 +27,15 @@ pub(super) struct Beside {
     pub(super) bank_age: f64,
     /// How long training had stood still for it when it began.
     pub(super) stood: Duration,
+}
+
+/// How to cluster.
+pub(super) struct Work {
+    pub(super) plan: ClusterPlan,
+    pub(super) seed: u64,
+    pub(super) device: Device,
+    /// Of this thread alone: its calls must not mix with those of the trainer.
+    pub(super) world: World,
 }
 
 /// Rows that may go to another thread.
@@ -50,20 +60,14 @@ impl OwnRows {
 
 impl Beside {
     /// Begins.
-    pub(super) fn begin(
-        rows: OwnRows,
-        plan: ClusterPlan,
-        seed: u64,
-        device: Device,
-        encoder: Backbone,
-    ) -> Result<Self> {
-        let work = move || {
+    pub(super) fn begin(rows: OwnRows, work: Work, encoder: Backbone) -> Result<Self> {
+        let run = move || {
             let started = Instant::now();
             let OwnRows { features, ids, classes, labels } = &rows;
             let rows = Rows { features: features.shallow_clone(), ids, classes, labels };
-            (cluster::fit(&rows, &plan, seed, device), started.elapsed())
+            (cluster::fit(&rows, &work.plan, work.seed, work.device, &work.world), started.elapsed())
         };
-        let thread = Builder::new().name("cluster".into()).spawn(work);
+        let thread = Builder::new().name("cluster".into()).spawn(run);
         let thread = thread.map_err(|error| Error::device(format!("cannot start a thread to cluster: {error}")))?;
         Ok(Self { thread, encoder, bank_age: 0.0, stood: Duration::ZERO })
     }

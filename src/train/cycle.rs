@@ -4,7 +4,7 @@
 
 use super::Trainer;
 use super::balance::ClusterWeights;
-use super::beside::{Beside, OwnRows};
+use super::beside::{Beside, OwnRows, Work};
 use super::optimizer::Sgd;
 use super::record::CycleRecord;
 use super::upload::DeviceBatch;
@@ -17,7 +17,7 @@ use crate::model::{Backbone, Head};
 use crate::seed;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 /// Rows over which a clustering is compared with the one before, at least; each costs a forward pass of the old assigner.
 const COMPARED_ROWS: usize = 50_000;
@@ -70,20 +70,27 @@ impl Trainer {
             _ => None,
         };
         let features = self.encode(&self.student, batch.center_views()?)?;
-        self.push(&batch.samples, before.as_ref(), &features)
+        let entries = self.entries(&batch.samples, before.as_ref())?;
+        self.push(&entries, &features)
     }
 
-    /// With `refresh = "full"`: encodes one batch of the whole list with the student.
-    pub fn refresh(&mut self, batch: &DeviceBatch) -> Result<()> {
-        if self.bank.len() + batch.samples.len() > self.plan.bank.capacity {
+    /// With `refresh = "full"`: encodes one batch of the whole list with the student; none where this rank has come to the end of its
+    /// part.
+    pub fn refresh(&mut self, batch: Option<&DeviceBatch>) -> Result<()> {
+        let samples = batch.map_or(&[][..], |batch| &batch.samples);
+        let entries = self.entries(samples, None)?;
+        if self.bank.len() + entries.len() > self.plan.bank.capacity {
             return Err(Error::usage(format!(
                 "the list holds more than bank.capacity = {} samples, and cluster.refresh = \"full\" needs them all",
                 self.plan.bank.capacity
             ))
             .with_hint("raise bank.capacity to the length of the list (`shoal shards check` counts it)"));
         }
-        let features = self.encode(&self.student, batch.center_views()?)?;
-        self.push(&batch.samples, None, &features)
+        let features = match batch {
+            Some(batch) => self.encode(&self.student, batch.center_views()?)?,
+            None => Tensor::f_zeros([0, self.bank.dim() as i64], (Kind::Float, Device::Cpu))?,
+        };
+        self.push(&entries, &features)
     }
 
     /// Clusters the bank, takes the student as assigner, renews the head.
@@ -91,10 +98,10 @@ impl Trainer {
     /// `next_pass` is the pass that the new labels are for; the cycle `started` when its encoding did. Gives the record, and which
     /// sample is in which cluster.
     pub fn cluster(&mut self, next_pass: u64, started: Instant) -> Result<(CycleRecord, Assignments)> {
-        self.interval.settle(&mut self.progress)?;
+        self.interval.settle(&mut self.progress, &self.world)?;
         let labels = self.labels_of_bank();
         let rows = Rows { labels: &labels, ..self.bank.view()? };
-        let found = cluster::fit(&rows, &self.plan.cluster, self.cycle_seed(), self.device)?;
+        let found = cluster::fit(&rows, &self.plan.cluster, self.cycle_seed(), self.device, &self.world)?;
         if self.plan.cluster.assigner == AssignerKind::Frozen {
             self.assigner()?.copy_from(&self.student)?;
         }
@@ -109,7 +116,7 @@ impl Trainer {
 
     /// Begins to cluster the bank beside training, for [`Trainer::finish_beside`] to install `cluster.overlap_steps` later.
     pub fn begin_beside(&mut self, next_pass: u64, started: Instant) -> Result<()> {
-        self.interval.settle(&mut self.progress)?;
+        self.interval.settle(&mut self.progress, &self.world)?;
         let encoder = self.student.duplicate()?;
         self.progress.clustered_at = Some(self.progress.step);
         self.progress.clustered_pass = next_pass;
@@ -127,7 +134,13 @@ impl Trainer {
         let labels = self.labels_of_bank();
         let rows = OwnRows::of(&Rows { labels: &labels, ..self.bank.view()? });
         let since = self.progress.beside_since.unwrap_or(self.progress.step);
-        let mut beside = Beside::begin(rows, self.plan.cluster.clone(), self.cycle_seed(), self.device, encoder)?;
+        let work = Work {
+            plan: self.plan.cluster.clone(),
+            seed: self.cycle_seed(),
+            device: self.device,
+            world: self.aside.clone(),
+        };
+        let mut beside = Beside::begin(rows, work, encoder)?;
         beside.bank_age = self.bank.mean_age(since);
         self.beside = Some(beside);
         Ok(())
@@ -142,7 +155,7 @@ impl Trainer {
     /// Waits for the clustering beside, and installs what it has found.
     pub fn finish_beside(&mut self) -> Result<(CycleRecord, Assignments)> {
         let started = Instant::now();
-        self.interval.settle(&mut self.progress)?;
+        self.interval.settle(&mut self.progress, &self.world)?;
         let beside = self.beside.take().ok_or_else(|| Error::device("no clustering is under way"))?;
         let (bank_age, stood) = (beside.bank_age, beside.stood);
         let (found, encoder, took) = beside.finish()?;
@@ -182,7 +195,7 @@ impl Trainer {
                 self.bank.clear();
             }
         }
-        self.head = Some(head);
+        self.put_head(head)?;
         self.clustering = Some(clustering);
         self.progress.cycle = cycle;
         let record = CycleRecord {

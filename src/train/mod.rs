@@ -7,6 +7,9 @@
 //! A step (paper, sections 3.2 and 4.3): the assigner encodes the center views, the nearest centroids are the labels, the student
 //! learns them from the train views. With `train.labels = "classes"` the classes of the stream are the labels: there is no assigner,
 //! the bank stays empty, no cycle is ever due, and the head is one for the whole run.
+//!
+//! Of several ranks each has a trainer, which does the same things in the same order with its own part of each batch; what they have
+//! in common is in [`ranks`](self::ranks). Every method that changes something is then a call of all ranks.
 
 pub mod balance;
 pub mod labels;
@@ -19,9 +22,10 @@ pub mod upload;
 
 mod beside;
 mod cycle;
+mod ranks;
 mod seen;
 
-use crate::bank::{Bank, Projection};
+use crate::bank::{Bank, Entries, Projection};
 use crate::cluster::Clustering;
 use crate::cluster::assignments::Assignments;
 use crate::config::{AssignerKind, Balance, Encoder, Labels, Plan, Refresh};
@@ -29,7 +33,9 @@ use crate::error::{Error, Result};
 use crate::ingest::SampleMeta;
 use crate::model::{Backbone, Head, Mode, Normalizer};
 use crate::seed;
+use crate::torch::c10d::Reducer;
 use crate::torch::device::Placement;
+use crate::world::World;
 use balance::{ClusterWeights, draw_window};
 use beside::Beside;
 use labels::LabelsById;
@@ -48,6 +54,11 @@ use upload::DeviceBatch;
 pub struct Trainer {
     plan: Plan,
     device: Device,
+    world: World,
+    /// The same ranks, for a clustering beside.
+    aside: World,
+    /// Before what it averages: its hooks go first.
+    reducer: Option<Reducer>,
     normalizer: Normalizer,
     student: Backbone,
     /// None where classes are learnt.
@@ -67,9 +78,12 @@ pub struct Trainer {
 
 impl Trainer {
     /// A new run: weights from the seed, an empty bank, no labels.
-    pub fn new(plan: &Plan, placement: &Placement) -> Result<Self> {
+    pub fn new(plan: &Plan, placement: &Placement, world: &World) -> Result<Self> {
         let device = placement.device;
-        let student = Backbone::new(&plan.model, plan.views.size, plan.stream.seed, device, plan.device.precision)?;
+        let mut student = Backbone::new(&plan.model, plan.views.size, plan.stream.seed, device, plan.device.precision)?;
+        if plan.ranks.sync_batch_norm {
+            student.normalise_over(world);
+        }
         let learns_clusters = plan.train.labels == Labels::Clusters;
         let assigner = learns_clusters.then(|| student.duplicate()).transpose()?;
         let optimizer = Sgd::new(student.parameters(), plan.train.momentum, plan.train.weight_decay)?;
@@ -77,10 +91,13 @@ impl Trainer {
         let projection_seed = seed::of(plan.stream.seed, "projection", 0);
         let projection = (dims > 0).then(|| Projection::new(dim, dims, projection_seed, device)).transpose()?;
         let capacity = if learns_clusters { plan.bank.capacity } else { 1 };
-        let bank = Bank::new(capacity, if dims > 0 { dims } else { dim })?;
+        let bank = Bank::shared(capacity, if dims > 0 { dims } else { dim }, world)?;
         let mut trainer = Self {
             plan: plan.clone(),
             device,
+            world: world.clone(),
+            aside: if plan.cluster.overlap { world.aside("cluster")? } else { World::alone() },
+            reducer: None,
             normalizer: Normalizer::new(&plan.views.mean, &plan.views.std, device)?,
             student,
             assigner,
@@ -97,7 +114,8 @@ impl Trainer {
             interval: Interval::default(),
         };
         if let Some(classes) = plan.train.known_classes() {
-            trainer.head = Some(trainer.head_of_classes(classes)?);
+            let head = trainer.head_of_classes(classes)?;
+            trainer.put_head(head)?;
         }
         Ok(trainer)
     }
@@ -143,8 +161,9 @@ impl Trainer {
     /// Before the first clustering: encodes a batch for the bank, without training.
     pub fn fill(&mut self, batch: &DeviceBatch) -> Result<()> {
         let features = self.encode(self.assigner()?, batch.center_views()?)?;
-        self.push(&batch.samples, None, &features)?;
-        self.progress.pass = batch.samples.iter().map(|sample| sample.pass).max().unwrap_or(0);
+        let entries = self.entries(&batch.samples, None)?;
+        self.push(&entries, &features)?;
+        self.progress.pass = entries.pass;
         Ok(())
     }
 
@@ -152,10 +171,12 @@ impl Trainer {
     pub fn train(&mut self, block: &[DeviceBatch]) -> Result<()> {
         let started = Instant::now();
         let mut labels = Vec::with_capacity(block.len());
+        let mut entries = Vec::with_capacity(block.len());
         for batch in block {
-            let new = self.label(batch)?;
+            let (new, seen) = self.label(batch)?;
             self.interval.add_labels(new.shallow_clone());
             labels.push(new);
+            entries.push(seen);
         }
         self.interval.times.assign += started.elapsed();
 
@@ -163,17 +184,17 @@ impl Trainer {
         match self.plan.train.balance {
             Balance::Sample => self.train_balanced(block, &labels)?,
             Balance::Weight | Balance::None => {
-                for (batch, labels) in block.iter().zip(&labels) {
+                for ((batch, labels), entries) in block.iter().zip(&labels).zip(&entries) {
                     let images = batch.train_views()?;
                     let features = self.step(images, labels)?;
-                    self.progress.add_ids(batch.samples.iter());
+                    self.progress.add_ids(&entries.ids);
                     if self.fills_from_training() {
-                        self.push(&batch.samples, Some(labels), &self.reduce(features)?)?;
+                        self.push(entries, &self.reduce(features)?)?;
                     }
                 }
             }
         }
-        self.progress.pass = block.iter().flat_map(|batch| &batch.samples).map(|sample| sample.pass).max().unwrap_or(0);
+        self.progress.pass = entries.iter().map(|entries| entries.pass).max().unwrap_or(0);
         self.interval.times.train += started.elapsed();
         Ok(())
     }
@@ -185,20 +206,23 @@ impl Trainer {
         let labels = Tensor::f_cat(labels, 0)?;
         let samples: Vec<_> = block.iter().flat_map(|batch| &batch.samples).collect();
         let labels_here = Vec::<i64>::try_from(&labels)?;
-        let (seed, step) = (self.plan.stream.seed, self.progress.step);
+        let (seed, step) = (self.own_seed(), self.progress.step);
+        let batch = self.own_batch();
         let left = match self.plan.train.steps {
             0 => usize::MAX,
             steps => usize::try_from(steps.saturating_sub(step)).unwrap_or(usize::MAX),
         };
-        for rows in draw_window(&labels_here, self.plan.train.batch_size, seed, step).into_iter().take(left) {
+        for rows in draw_window(&labels_here, batch, seed, step).into_iter().take(left) {
             let index: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
             let index = Tensor::from_slice(&index).to_device(self.device);
             let drawn_labels = labels.f_index_select(0, &index)?;
             let features = self.step(&images.f_index_select(0, &index)?, &drawn_labels)?;
             let drawn: Vec<_> = rows.iter().map(|row| samples[*row]).collect();
-            self.progress.add_ids(drawn.iter().copied());
-            if self.fills_from_training() {
-                self.push(&drawn, Some(&drawn_labels), &self.reduce(features)?)?;
+            let fills = self.fills_from_training();
+            let entries = self.entries(&drawn, fills.then_some(&drawn_labels))?;
+            self.progress.add_ids(&entries.ids);
+            if fills {
+                self.push(&entries, &self.reduce(features)?)?;
             }
         }
         Ok(())
@@ -210,7 +234,7 @@ impl Trainer {
         losses: BTreeMap<String, u64>,
         filtered: BTreeMap<String, u64>,
     ) -> Result<(StepRecord, Vec<i64>)> {
-        self.interval.settle(&mut self.progress)?;
+        self.interval.settle(&mut self.progress, &self.world)?;
         let labels = self.interval.take_labels();
         labels::check_finite(self.progress.loss_sum, self.progress.step)?;
         let lr = schedule::learning_rate(&self.plan.train, self.progress.step.saturating_sub(1));
@@ -257,55 +281,65 @@ impl Trainer {
         }
     }
 
-    fn push<S: Borrow<SampleMeta>>(&mut self, samples: &[S], labels: Option<&Tensor>, features: &Tensor) -> Result<()> {
-        let ids: Vec<_> = samples.iter().map(|sample| sample.borrow().id).collect();
-        let classes: Vec<_> = samples.iter().map(|sample| sample.borrow().class).collect();
+    /// The samples of all ranks, with the labels that the present clustering gives them if they are wanted.
+    fn entries<S: Borrow<SampleMeta>>(&self, samples: &[S], labels: Option<&Tensor>) -> Result<Entries> {
         let labels = labels.map(Vec::<i64>::try_from).transpose()?;
-        self.bank.push(&ids, &classes, labels.as_deref(), features, self.progress.step)
+        Entries::gather(&self.world, samples, labels.as_deref(), self.own_batch())
+    }
+
+    fn push(&mut self, entries: &Entries, features: &Tensor) -> Result<()> {
+        self.bank.push(entries, features, self.progress.step)
     }
 
     /// `[B]` labels of a batch: its classes, or its clusters. With `refresh = "rolling"` its features go to the bank on the way.
-    fn label(&mut self, batch: &DeviceBatch) -> Result<Tensor> {
+    fn label(&mut self, batch: &DeviceBatch) -> Result<(Tensor, Entries)> {
         if !self.learns_clusters() {
-            return labels::of_classes(&batch.samples, self.device);
+            return Ok((labels::of_classes(&batch.samples, self.device)?, self.entries(&batch.samples, None)?));
         }
         if let Some(labels) = labels::look_up(&self.labels_by_id, &batch.samples, self.device)? {
-            return Ok(labels);
+            return Ok((labels, self.entries(&batch.samples, None)?));
         }
         let features = self.encode(self.labeller()?, batch.center_views()?)?;
         let clustering = self.clustering.as_ref().ok_or_else(no_labels)?;
         let (labels, _) = clustering.assign(&features)?;
         if self.plan.cluster.refresh != Refresh::Rolling {
-            return Ok(labels);
+            return Ok((labels, self.entries(&batch.samples, None)?));
         }
+        let entries = self.entries(&batch.samples, Some(&labels))?;
         match self.plan.bank.encoder {
-            Encoder::Assigner => self.push(&batch.samples, Some(&labels), &features)?,
+            Encoder::Assigner => self.push(&entries, &features)?,
             Encoder::Student => {
                 let features = self.encode(&self.student, batch.center_views()?)?;
-                self.push(&batch.samples, Some(&labels), &features)?;
+                self.push(&entries, &features)?;
             }
             Encoder::Train => {} // its features come with the training pass
         }
-        Ok(labels)
+        Ok((labels, entries))
     }
 
     /// One step of the student and its head; the detached features of the training pass.
     fn step(&mut self, pixels: &Tensor, labels: &Tensor) -> Result<Tensor> {
         let lr = schedule::learning_rate(&self.plan.train, self.progress.step);
         // Dropout draws from libtorch's generator: reseeding it by the step makes a resumed run draw the same.
-        tch::manual_seed(seed::of(self.plan.stream.seed, "step", self.progress.step) as i64);
+        tch::manual_seed(seed::of(self.own_seed(), "step", self.progress.step) as i64);
         let images = self.normalizer.prepare(pixels)?;
         let sample_weights = self.weights.as_ref().map(|weights| weights.of(labels)).transpose()?;
         let (head, head_optimizer) = self.head.as_mut().ok_or_else(no_labels)?;
-        self.optimizer.zero_grad();
-        head_optimizer.zero_grad();
+        self.optimizer.zero_grad()?;
+        head_optimizer.zero_grad()?;
         let features = self.student.forward(&images, Mode::Train)?;
         let logits = head.logits(&features)?;
         let loss = labels::loss(&logits, labels, sample_weights.as_ref())?;
-        loss.f_backward()?;
+        let reducer = &mut self.reducer;
+        self.world.backward(|| {
+            reducer.as_mut().map(Reducer::prepare).transpose()?;
+            Ok(loss.f_backward()?)
+        })?;
         self.optimizer.step(lr)?;
         head_optimizer.step(lr)?;
         self.progress.step += 1;
+        let logits = logits.f_detach()?;
+        self.agree()?;
         self.interval.add_loss(loss.f_detach()?);
         if !self.learns_clusters() {
             self.interval.add_hits(labels::hits(&logits, labels)?);

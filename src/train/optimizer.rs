@@ -33,10 +33,16 @@ impl Sgd {
     }
 
     /// Forgets the gradients.
-    pub fn zero_grad(&mut self) {
-        for weight in &mut self.weights {
-            weight.zero_grad();
+    pub fn zero_grad(&mut self) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        for weight in &self.weights {
+            // Not tch's own: it detaches gradients, which those in the buckets of several ranks refuse.
+            let mut gradient = weight.grad();
+            if gradient.defined() {
+                let _ = gradient.f_zero_()?;
+            }
         }
+        Ok(())
     }
 
     /// One step along the gradients; weights without one stay.
@@ -91,7 +97,7 @@ mod tests {
 
     fn descend(optimizer: &mut Sgd, weight: &Tensor, steps: usize) -> Result<()> {
         for _ in 0..steps {
-            optimizer.zero_grad();
+            optimizer.zero_grad()?;
             (weight * weight).sum(Kind::Float).f_backward()?;
             optimizer.step(0.1)?;
         }

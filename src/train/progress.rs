@@ -4,11 +4,12 @@
 use super::record::StepRecord;
 use crate::cluster::agreement;
 use crate::error::Result;
-use crate::ingest::SampleMeta;
+use crate::shards::SampleId;
+use crate::world::World;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Where a run is.
@@ -44,9 +45,9 @@ pub struct Progress {
 
 impl Progress {
     /// Counts ids as trained on, in order.
-    pub fn add_ids<'a>(&mut self, samples: impl Iterator<Item = &'a SampleMeta>) {
-        for sample in samples {
-            self.ids = xxh3_64_with_seed(&sample.id.0.to_le_bytes(), self.ids);
+    pub fn add_ids(&mut self, ids: &[SampleId]) {
+        for id in ids {
+            self.ids = xxh3_64_with_seed(&id.0.to_le_bytes(), self.ids);
             self.images += 1;
         }
     }
@@ -72,6 +73,15 @@ impl Times {
             train: self.train.saturating_sub(earlier.train),
         }
     }
+}
+
+/// Labels `[n]` of each rank, as many on all, in the order in which one rank would have met them.
+fn labels_of_all(own: &Tensor, world: &World) -> Result<Vec<i64>> {
+    if world.is_alone() {
+        return Ok(Vec::try_from(own)?);
+    }
+    let all = world.gather(&own.f_to_device(Device::Cpu)?)?;
+    Ok(Vec::try_from(all.f_tr()?.f_reshape([-1])?)?)
 }
 
 /// What lies on the device until the next record: reading it earlier would make the host wait.
@@ -104,7 +114,6 @@ impl Default for Interval {
 impl Interval {
     /// The new labels of a batch, `[B]`: as the assigner gives them, before anything is balanced.
     pub fn add_labels(&mut self, labels: Tensor) {
-        self.images += labels.size().first().map_or(0, |rows| *rows as u64);
         self.labels.push(labels);
     }
 
@@ -123,17 +132,18 @@ impl Interval {
         self.losses.is_empty()
     }
 
-    /// Reads what lies on the device into `progress`.
-    pub fn settle(&mut self, progress: &mut Progress) -> Result<()> {
+    /// Reads what lies on the device, of all ranks, into `progress`.
+    pub fn settle(&mut self, progress: &mut Progress, world: &World) -> Result<()> {
         if self.losses.is_empty() || self.labels.is_empty() {
             return Ok(());
         }
         let started = Instant::now();
         let losses = Vec::<f64>::try_from(Tensor::f_stack(&self.losses, 0)?.f_to_kind(Kind::Double)?)?;
-        let labels = Vec::<i64>::try_from(Tensor::f_cat(&self.labels, 0)?)?;
+        let losses = world.sum(&losses)?.into_iter().map(|loss| loss / world.size() as f64);
+        let labels = labels_of_all(&Tensor::f_cat(&self.labels, 0)?, world)?;
         if !self.hits.is_empty() {
-            let hits = Tensor::f_stack(&self.hits, 0)?.f_sum(Kind::Int64)?;
-            *progress.hits.get_or_insert(0) += hits.f_int64_value(&[])? as u64;
+            let hits = Tensor::f_stack(&self.hits, 0)?.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+            *progress.hits.get_or_insert(0) += world.sum(&[hits as f64])?[0] as u64;
             self.hits.clear();
         }
         self.losses.clear();
@@ -145,6 +155,7 @@ impl Interval {
         for label in &labels {
             *progress.label_counts.entry(*label).or_default() += 1;
         }
+        self.images += labels.len() as u64;
         self.labels_read.extend(labels);
         self.times.train += started.elapsed();
         Ok(())

@@ -12,6 +12,9 @@
 //! | `assignments.arrow` | id and cluster, with `refresh = "full"` |
 //! | `seen.arrow` | images that the rules on duplicates know, oldest first; none where there are none |
 //! | `cursor.json` | the position in the stream, and the run's counters |
+//!
+//! Of several ranks, each has written its own `bank`, `seen` and `cursor`, all but rank 0 under names like `bank.rank-3.arrow`; the
+//! rest is the same on all, and rank 0's. Any number of ranks can go on from that.
 
 use super::Trainer;
 use super::progress::Progress;
@@ -28,7 +31,7 @@ use crate::shards::FilteredCounts;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Tensor};
 
@@ -42,20 +45,38 @@ pub struct Position {
     /// Samples passed over on purpose so far, by rule.
     #[serde(default)]
     pub filtered: FilteredCounts,
+    /// How many ranks trained.
+    #[serde(default = "one")]
+    pub ranks: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// The name that a file of `rank` has: `bank.rank-3.arrow`, or `bank.arrow` for rank 0.
+fn name_of(name: &str, rank: usize) -> String {
+    match name.rsplit_once('.') {
+        Some((stem, extension)) if rank > 0 => format!("{stem}.rank-{rank}.{extension}"),
+        _ => name.to_owned(),
+    }
 }
 
 impl Position {
     /// Reads `cursor.json` of a snapshot folder.
     pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("cursor.json");
+        Self::read_of(folder, 0)
+    }
+
+    fn read_of(folder: &Path, rank: usize) -> Result<Self> {
+        let path = folder.join(name_of("cursor.json", rank));
         let text = fs::read_to_string(&path).map_err(|error| Error::file("read", &path, &error))?;
         serde_json::from_str(&text).map_err(|error| Error::data(format!("{}: {error}", path.display())))
     }
 
-    fn write(&self, folder: &Path) -> Result<()> {
-        let path = folder.join("cursor.json");
+    fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string(self).map_err(|error| Error::data(format!("{}: {error}", path.display())))?;
-        fs::write(&path, text).map_err(|error| Error::file("write", &path, &error))
+        fs::write(path, text).map_err(|error| Error::file("write", path, &error))
     }
 }
 
@@ -88,24 +109,44 @@ pub struct Saved {
     bank: Option<Capture>,
     remembered: Remembered,
     position: Position,
+    rank: usize,
+}
+
+/// What a snapshot says of the stream.
+#[derive(Debug)]
+pub struct Restored {
+    /// Where this rank goes on, if there are as many ranks as there were.
+    pub standing: Standing,
+    /// Where all ranks were, on rank 0 where there are more or fewer now: to be dealt anew.
+    pub to_deal: Option<Vec<Cursor>>,
+    /// How many ranks there were.
+    pub ranks: usize,
 }
 
 impl Saved {
-    /// Writes it into `folder`.
-    pub fn write(self, folder: &Path) -> Result<()> {
+    /// Writes it into `folder`, of several ranks what is of this one; the names of its files.
+    pub fn write(self, folder: &Path) -> Result<Vec<String>> {
+        let mut names = Vec::new();
         for (name, tensors, metadata) in &self.files {
             state::write_safetensors(&folder.join(name), tensors, metadata)?;
+            names.push((*name).to_owned());
         }
         if let Some(assignments) = &self.assignments {
             assignments.write(&folder.join("assignments.arrow"))?;
+            names.push("assignments.arrow".to_owned());
         }
+        let mut own = |name: &str| {
+            names.push(name_of(name, self.rank));
+            folder.join(name_of(name, self.rank))
+        };
         if let Some(bank) = self.bank {
-            bank.write(&folder.join("bank.arrow"))?;
+            bank.write(&own("bank.arrow"))?;
         }
         if !self.remembered.is_empty() {
-            seen::write(&folder.join("seen.arrow"), &self.remembered)?;
+            seen::write(&own("seen.arrow"), &self.remembered)?;
         }
-        self.position.write(folder)
+        self.position.write(&own("cursor.json"))?;
+        Ok(names)
     }
 }
 
@@ -124,9 +165,22 @@ fn copies(tensors: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>> {
 impl Trainer {
     /// Everything that is needed to go on from `standing`.
     pub fn capture(&mut self, standing: &Standing) -> Result<Saved> {
-        self.interval.settle(&mut self.progress)?;
+        self.interval.settle(&mut self.progress, &self.world)?;
         super::labels::check_finite(self.progress.loss_sum, self.progress.step)?;
         self.check_weights()?;
+        let (cursor, filtered) = (standing.cursor.clone(), standing.filtered.clone());
+        Ok(Saved {
+            files: if self.world.is_first() { self.common_files()? } else { Vec::new() },
+            assignments: self.full_assignments.clone().filter(|_| self.world.is_first()),
+            bank: self.learns_clusters().then(|| self.bank.capture()).transpose()?,
+            remembered: standing.remembered.clone(),
+            position: Position { cursor, progress: self.progress.clone(), filtered, ranks: self.world.size() },
+            rank: self.world.rank(),
+        })
+    }
+
+    /// What is the same on all ranks.
+    fn common_files(&self) -> Result<Vec<TensorFile>> {
         let none = BTreeMap::new;
         let mut files = vec![
             ("model.safetensors", copies(self.student.state()?)?, model_metadata(self)?),
@@ -147,14 +201,7 @@ impl Trainer {
         if let Some(clustering) = &self.clustering {
             files.push(("clusters.safetensors", clustering.named_tensors()?, none()));
         }
-        let (cursor, filtered) = (standing.cursor.clone(), standing.filtered.clone());
-        Ok(Saved {
-            files,
-            assignments: self.full_assignments.clone(),
-            bank: self.learns_clusters().then(|| self.bank.capture()).transpose()?,
-            remembered: standing.remembered.clone(),
-            position: Position { cursor, progress: self.progress.clone(), filtered },
-        })
+        Ok(files)
     }
 
     /// The momenta of the network, and of the head where it has some.
@@ -174,11 +221,11 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes everything back from `folder`; how far the stream has come.
-    pub fn restore(&mut self, folder: &Path) -> Result<Standing> {
+    /// Takes everything back from `folder`, which as many ranks have written as may be; what it says of the stream.
+    pub fn restore(&mut self, folder: &Path) -> Result<Restored> {
         let position = Position::read(folder)?;
-        let remembered = seen::read(&folder.join("seen.arrow"), self.plan.filter.remember)?;
-        let standing = Standing { cursor: position.cursor, filtered: position.filtered, remembered };
+        let ranks = position.ranks;
+        let standing = self.restore_stream(folder, ranks)?;
         let read = |name: &str| state::read_safetensors(&folder.join(name)).map(|(tensors, _)| tensors);
         self.student.load_state(&read("model.safetensors")?)?;
         let momenta = read("optimizer.safetensors")?;
@@ -191,7 +238,8 @@ impl Trainer {
             return Ok(standing);
         }
         self.assigner()?.load_state(&read("assigner.safetensors")?)?;
-        self.bank = Bank::read(&folder.join("bank.arrow"), self.plan.bank.capacity)?;
+        let banks: Vec<PathBuf> = (0..ranks).map(|rank| folder.join(name_of("bank.arrow", rank))).collect();
+        self.bank = Bank::read(&banks, self.plan.bank.capacity, &self.world)?;
         if self.progress.clustered_at.is_none() {
             return Ok(standing);
         }
@@ -204,7 +252,7 @@ impl Trainer {
         } else {
             self.prototypes(&clustering)?
         };
-        self.head = Some(self.with_optimizer(head)?);
+        self.put_head(self.with_optimizer(head)?)?;
         self.weights = self.weights_for(&clustering)?;
         self.clustering = Some(clustering);
         if self.plan.cluster.refresh == Refresh::Full {
@@ -218,5 +266,34 @@ impl Trainer {
             self.cluster_beside(encoder)?;
         }
         Ok(standing)
+    }
+
+    /// The stream of this rank. Where there are more or fewer ranks than before, counts go to the ranks in turn, what was seen goes to
+    /// all, and positions have to be dealt anew.
+    fn restore_stream(&self, folder: &Path, ranks: usize) -> Result<Restored> {
+        let (rank, size) = (self.world.rank(), self.world.size());
+        let seen_by = |rank: usize| seen::read(&folder.join(name_of("seen.arrow", rank)), self.plan.filter.remember);
+        if ranks == size {
+            let position = Position::read_of(folder, rank)?;
+            let (cursor, filtered) = (position.cursor, position.filtered);
+            let standing = Standing { cursor, filtered, remembered: seen_by(rank)? };
+            return Ok(Restored { standing, to_deal: None, ranks });
+        }
+        let mut standing = Standing::new(&self.plan.filter);
+        let mut cursors = Vec::with_capacity(ranks);
+        for old in 0..ranks {
+            standing.remembered.extend(seen_by(old)?.iter().copied());
+            if old % size != rank && rank > 0 {
+                continue;
+            }
+            let position = Position::read_of(folder, old)?;
+            if old % size == rank {
+                for (rule, count) in position.filtered {
+                    *standing.filtered.entry(rule).or_default() += count;
+                }
+            }
+            cursors.push(position.cursor);
+        }
+        Ok(Restored { standing, to_deal: (rank == 0).then_some(cursors), ranks })
     }
 }

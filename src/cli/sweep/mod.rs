@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         say(&format!("run {number}: {}", describe(&axes, &values)));
         let run = folder.join("runs").join(name(&axes, &values));
         let bar = !arguments.no_bar && std::io::stderr().is_terminal();
-        pipeline::pretrain(&plan, &run, bar)?;
+        pipeline::pretrain(&plan, &run, bar, None)?;
         let measures = measure(arguments, &run)?;
         let found =
             MEASURES.iter().zip(measures).filter_map(|((_, title), value)| Some(format!("{title} {:.4}", value?)));

@@ -14,13 +14,14 @@
 //! A cluster of one point never gives it away.
 
 use super::{Options, Partition, products};
+use crate::cluster::Points;
 use crate::cluster::blocks::gather;
 use crate::config::Empties;
 use crate::error::Result;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_mt::Mt;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 /// Relative distance by which a donor's centroid and its copy are pushed apart.
 const PUSH: f32 = 1.0 / 1024.0;
@@ -94,7 +95,7 @@ fn any_donor(sizes: &[u64], rng: &mut ChaCha8Rng) -> Option<usize> {
 
 /// What the rule does after the last assignment.
 pub(super) fn settle(
-    points: &Tensor,
+    points: &Points,
     partition: &mut Partition,
     options: &Options,
     rng: &mut ChaCha8Rng,
@@ -110,18 +111,18 @@ pub(super) fn settle(
 /// By the rule `paper`: the points of a donor go to the nearer of its centroid and a copy a little off.
 ///
 /// A copy may lie on the far side of all points: another is tried, and a cluster that has none after some tries stays empty.
-fn divide(points: &Tensor, partition: &mut Partition, rng: &mut ChaCha8Rng) -> Result<()> {
+fn divide(points: &Points, partition: &mut Partition, rng: &mut ChaCha8Rng) -> Result<()> {
     for empty in empty_clusters(&partition.sizes) {
         for _ in 0..TRIES {
             let Some(donor) = any_donor(&partition.sizes, rng) else { return Ok(()) };
             let rows = members(&partition.assignment, donor);
-            let width = points.size2()?.1 as usize;
+            let width = points.width();
             let own = partition.centroids.f_select(0, donor as i64)?.f_to_device(Device::Cpu)?;
             let mut pair = Vec::<f32>::try_from(own)?;
             pair.resize(2 * width, 0.0);
             push_apart(&mut pair, width, 0, 1, Empties::Paper, rng);
             let pair = Tensor::f_from_slice(&pair)?.f_view([2, -1])?.f_to_device(points.device())?;
-            let (side, distances) = products::nearest(&gather(points, &rows)?, &pair)?;
+            let (side, distances) = products::nearest(&points.gather(&rows)?, &pair)?;
             let (side, distances) =
                 (products::host_labels(&side)?, Vec::<f32>::try_from(distances.to_device(Device::Cpu))?);
             let moved = side.iter().filter(|&&side| side == 1).count();
@@ -144,7 +145,7 @@ fn divide(points: &Tensor, partition: &mut Partition, rng: &mut ChaCha8Rng) -> R
 
 /// By the rule `odc`: every cluster of fewer than `small` points gives them to the nearest that is not small, and takes a part of
 /// the largest instead.
-fn dissolve(points: &Tensor, partition: &mut Partition, options: &Options, rng: &mut ChaCha8Rng) -> Result<()> {
+fn dissolve(points: &Points, partition: &mut Partition, options: &Options, rng: &mut ChaCha8Rng) -> Result<()> {
     let is_small: Vec<bool> = partition.sizes.iter().map(|&size| size < options.small as u64).collect();
     let kept: Vec<i64> =
         (0..is_small.len()).filter(|&cluster| !is_small[cluster]).map(|cluster| cluster as i64).collect();
@@ -158,7 +159,7 @@ fn dissolve(points: &Tensor, partition: &mut Partition, options: &Options, rng: 
         .collect();
     if !rows.is_empty() {
         let large = gather(&partition.centroids, &kept)?;
-        let (labels, distances) = products::nearest(&gather(points, &rows)?, &large)?;
+        let (labels, distances) = products::nearest(&points.gather(&rows)?, &large)?;
         let distances = Vec::<f32>::try_from(distances.f_to_device(Device::Cpu)?)?;
         for ((&row, label), distance) in rows.iter().zip(products::host_labels(&labels)?).zip(distances) {
             partition.assignment[row as usize] = kept[label as usize] as u32;
@@ -189,7 +190,7 @@ fn members(assignment: &[u32], cluster: usize) -> Vec<i64> {
 /// Gives every empty cluster of the final partition a part of a donor's points.
 ///
 /// Clusters stay empty only if all others hold a single point, or copies of one.
-fn split(points: &Tensor, partition: &mut Partition, rng: &mut ChaCha8Rng) -> Result<()> {
+fn split(points: &Points, partition: &mut Partition, rng: &mut ChaCha8Rng) -> Result<()> {
     let empties = empty_clusters(&partition.sizes);
     if empties.is_empty() {
         return Ok(());
@@ -226,12 +227,9 @@ struct Members {
 }
 
 impl Members {
-    fn gather(points: &Tensor, rows: Vec<i64>) -> Result<Self> {
-        let width = points.size2()?.1 as usize;
-        let entries = Vec::<f32>::try_from(
-            gather(points, &rows)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape([-1])?,
-        )?;
-        Ok(Self { rows, entries, width })
+    fn gather(points: &Points, rows: Vec<i64>) -> Result<Self> {
+        let entries = Vec::try_from(points.gather(&rows)?.f_to_device(Device::Cpu)?.f_reshape([-1])?)?;
+        Ok(Self { rows, entries, width: points.width() })
     }
 
     fn points(&self) -> Vec<&[f32]> {
@@ -239,14 +237,14 @@ impl Members {
     }
 
     /// Which of them go to a new cluster by 2-means; none if all would.
-    fn two_means(&self, points: &Tensor, rng: &mut ChaCha8Rng) -> Result<Option<Vec<bool>>> {
+    fn two_means(&self, points: &Points, rng: &mut ChaCha8Rng) -> Result<Option<Vec<bool>>> {
         if self.rows.len() < 2 {
             return Ok(None);
         }
         let seed = rng.random();
         let options = Options { k: 2, iterations: ODC_ITERATIONS, seed, empties: Empties::Faiss, ..Options::default() };
         let mut start_rng = ChaCha8Rng::seed_from_u64(seed);
-        let chosen = gather(points, &self.rows)?;
+        let chosen = Points::alone(&points.gather(&self.rows)?)?;
         let start = super::seeding::random_points(&chosen, 2, &mut start_rng)?;
         let found = super::iterate(&chosen, start, &options, &mut start_rng, &mut |_| {})?;
         let goes: Vec<bool> = found.assignment.iter().map(|&label| label == 1).collect();
@@ -346,6 +344,7 @@ fn squared_distance(point: &[f32], to: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Kind;
 
     #[test]
     fn donors_are_drawn_by_size_less_one_and_pushed_apart() {
@@ -390,7 +389,8 @@ mod tests {
         let points = crate::cluster::samples::normal(3, 200, 4);
         let means = products::means_by_label(&points, &Tensor::zeros([200], (Kind::Int64, Device::Cpu)), 3)?.0;
         let mut partition = partition(&points, vec![0; 200], &means)?;
-        settle(&points, &mut partition, &Options { k: 3, empties: Empties::Paper, ..Options::default() }, &mut rng)?;
+        let options = Options { k: 3, empties: Empties::Paper, ..Options::default() };
+        settle(&Points::alone(&points)?, &mut partition, &options, &mut rng)?;
         assert!(partition.sizes.iter().all(|&size| size > 0), "{:?}", partition.sizes);
         check(&points, &partition)?;
         Ok(())
@@ -406,7 +406,7 @@ mod tests {
         let means = products::means_by_label(&points, &tensor, 5)?.0;
         let mut partition = partition(&points, labels, &means)?;
         let options = Options { k: 5, empties: Empties::Odc, small: 20, ..Options::default() };
-        settle(&points, &mut partition, &options, &mut rng)?;
+        settle(&Points::alone(&points)?, &mut partition, &options, &mut rng)?;
         assert!(partition.sizes.iter().all(|&size| size >= 20), "{:?}", partition.sizes);
         check(&points, &partition)?;
         Ok(())

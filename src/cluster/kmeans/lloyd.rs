@@ -5,7 +5,7 @@
 //! 2015). It also skips a panel that has not moved if its own centroid has not moved either. And what is left is screened in 8 bits
 //! first ([`super::screen`]); only centroids within the margin of the screen are measured in floats. Equally near ones fall to the
 //! lowest number. Distances are sums in a fixed order, means sums of whole numbers ([`super::sums`]): the result does not depend on
-//! the number of threads, to the last bit.
+//! the number of threads, nor of ranks, to the last bit.
 //!
 //! Memory, beside points `[N, d]` and centroids: a byte for each entry (of rows up to a multiple of 64 with AMX), and at most 256 + 16
 //! for each point.
@@ -15,10 +15,12 @@ use super::panels;
 use super::screen::Screen;
 use super::search::{Chunk, Searched, Task, round_up};
 use super::sums::{Change, Sums};
+use crate::cluster::Points;
 use crate::error::{Error, Result};
 use crate::torch::floats;
 use crate::torch::rows::{add, largest, squared_distance};
 use crate::torch::scores::{COLUMNS, Kernel, ROWS};
+use crate::world::World;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
@@ -45,6 +47,9 @@ pub(super) struct Lloyd<'a> {
     width: usize,
     centroids: Vec<f32>,
     sums: Sums,
+    world: World,
+    /// Sums over all ranks; none in a world of one.
+    sums_of_all: Option<Sums>,
     labels: Vec<u32>,
     /// Squared distance to the own centroid.
     distances: Vec<f32>,
@@ -72,31 +77,31 @@ pub(super) struct Lloyd<'a> {
 }
 
 impl<'a> Lloyd<'a> {
-    /// Points `[N, d]` and centroids `[k, d]` of f32, on the host; none where [`Screen::new`] declines.
-    pub(super) fn new(points: &'a Tensor, centroids: &Tensor) -> Result<Option<Self>> {
-        let width = points.size2()?.1 as usize;
-        let Some(entries) = floats(points).filter(|_| Screen::pays(width)) else { return Ok(None) };
+    /// Points `[N, d]` and centroids `[k, d]` of f32, on the host; none where [`Screen::new`] declines on any rank.
+    pub(super) fn new(points: &'a Points, centroids: &Tensor) -> Result<Option<Self>> {
         let centroids = Vec::<f32>::try_from(centroids.f_reshape([-1])?)?;
-        Self::with(Kernel::best(), entries, width, centroids, tch::get_num_threads().max(1) as usize)
+        Self::with(Kernel::best(), points, centroids, tch::get_num_threads().max(1) as usize)
     }
 
-    fn with(
-        kernel: Kernel,
-        points: &'a [f32],
-        width: usize,
-        centroids: Vec<f32>,
-        threads: usize,
-    ) -> Result<Option<Self>> {
+    fn with(kernel: Kernel, all: &'a Points, centroids: Vec<f32>, threads: usize) -> Result<Option<Self>> {
+        let (width, world) = (all.width(), all.world());
+        let Some(points) = floats(all.own()).filter(|_| Screen::pays(width)) else { return Ok(None) };
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| Error::device(format!("cannot start threads for clustering: {error}")))?;
         let (mean, largest) = pool.install(|| mean_and_largest(points, width));
-        let Some(screen) = pool.install(|| Screen::new(kernel, points, mean)) else { return Ok(None) };
+        let screen = pool.install(|| Screen::new(kernel, points, mean));
+        let is_for_all = world.all(screen.is_some())?;
+        let Some(screen) = screen.filter(|_| is_for_all) else { return Ok(None) };
+        // Whole numbers add up to the same whatever their order, if they count the same on every rank.
+        let largest = world.largest(&[largest])?[0];
         let (count, k) = (screen.len(), centroids.len() / width);
         let panels = k.div_ceil(COLUMNS);
         let together = panels.div_ceil(MOST_BOUNDS);
         let scale = f64::from(u16::MAX - 1) / screen.diameter();
         let sums = Sums::new(k, width, largest);
         Ok(Some(Self {
+            world: world.clone(),
+            sums_of_all: (!world.is_alone()).then(|| Sums::new(k, width, largest)),
             pool: Arc::new(pool),
             screen,
             points,
@@ -216,12 +221,16 @@ impl Engine for Lloyd<'_> {
     fn update(&mut self, spherical: bool) -> Result<()> {
         let changes = std::mem::take(&mut self.changes);
         let mut clusters = self.pool.install(|| self.sums.apply(self.points, &changes));
+        if let Some(all) = &mut self.sums_of_all {
+            all.total(&self.sums, &self.world)?;
+            clusters = (0..self.centroids.len() / self.width).map(|cluster| cluster as u32).collect();
+        }
         clusters.append(&mut self.displaced);
         let mut mean = vec![0.0; self.width];
         for cluster in clusters {
             let cluster = cluster as usize;
             mean.copy_from_slice(self.centroid(cluster));
-            self.sums.mean(cluster, &mut mean);
+            self.sums_of_all.as_ref().unwrap_or(&self.sums).mean(cluster, &mut mean);
             if spherical {
                 to_unit_length(&mut mean);
             }
@@ -231,7 +240,7 @@ impl Engine for Lloyd<'_> {
     }
 
     fn counts(&self) -> &[u64] {
-        self.sums.counts()
+        self.sums_of_all.as_ref().unwrap_or(&self.sums).counts()
     }
 
     fn centroids(&self) -> Result<Vec<f32>> {
@@ -308,10 +317,11 @@ mod tests {
     fn screening_misses_no_nearer_centroid_and_threads_and_kernels_change_nothing() -> Result<()> {
         for (kind, points) in hard_cases() {
             let start = points.narrow(0, 0, 37).contiguous();
-            let entries = floats(&points).expect("floats");
+            let points = Points::alone(&points)?;
+            let entries = floats(points.own()).expect("floats");
             let run = |kernel: Kernel, threads: usize| -> Result<_> {
                 let first = floats(&start).expect("floats").to_vec();
-                let lloyd = Lloyd::with(kernel, entries, points.size()[1] as usize, first, threads)?;
+                let lloyd = Lloyd::with(kernel, &points, first, threads)?;
                 let mut lloyd = Box::new(lloyd.expect("worth screening"));
                 let mut objectives = Vec::new();
                 for round in 0..12 {

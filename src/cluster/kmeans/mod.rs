@@ -5,7 +5,8 @@
 //! points to be of no kind for it, matrix products of libtorch do (`products.rs`). Clusters that run empty are mended after each
 //! update, and once more after the last assignment, by the rule of the plan (`empties.rs`).
 //!
-//! The same points and seed give the same result: by `lloyd` to the last bit, whatever the number of threads. What can go wrong:
+//! The same points and seed give the same result: by `lloyd` to the last bit, whatever the number of threads, and of ranks that hold
+//! the points. What can go wrong:
 //! fewer points than clusters, points that are not finite, a start of another shape.
 
 mod empties;
@@ -19,13 +20,15 @@ mod seeding;
 mod sums;
 
 pub(super) use products::host_labels;
-pub use products::{distances_to_own, means_by_label, nearest};
+pub use products::{distances_to_own, means_by_label, means_over, nearest};
 pub use seeding::Seeding;
 pub(super) use seeding::random_points;
 
+use super::Points;
 use crate::config::Empties;
 use crate::error::{Error, Result};
 use crate::torch::floats;
+use engine::Assigned;
 use products::Products;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -114,11 +117,21 @@ pub fn watched(
     options: Options,
     tell: &mut dyn FnMut(f64),
 ) -> Result<Partition> {
+    over(&Points::alone(points)?, start, options, tell)
+}
+
+/// [`watched`] over points that several ranks hold together; every rank gets the whole outcome. On a processor it is that of one rank
+/// with all of them, to the last bit; elsewhere sums of floats round by the order of the ranks.
+pub fn over(points: &Points, start: Option<&Tensor>, options: Options, tell: &mut dyn FnMut(f64)) -> Result<Partition> {
     let _no_grad = tch::no_grad_guard();
-    let (count, width) = points.size2()?;
-    check(count as usize, options.k)?;
-    let points = points.f_to_kind(Kind::Float)?.f_contiguous()?;
-    check_finite(&points)?;
+    check(points.count(), options.k)?;
+    let is_finite = check_finite(points.own());
+    if !points.world().all(is_finite.is_ok())? {
+        return Err(is_finite
+            .err()
+            .unwrap_or_else(|| Error::data("the points to cluster on another rank are not finite")));
+    }
+    let width = points.width() as i64;
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let start = match start {
         Some(start) if start.size() == [options.k as i64, width] => {
@@ -129,19 +142,19 @@ pub fn watched(
             return Err(Error::data(format!("k-means starts from centroids {expected:?}, not {:?}", start.size())));
         }
         None => match options.seeding {
-            Seeding::Random => seeding::random_points(&points, options.k, &mut rng)?,
-            Seeding::PlusPlus => seeding::spread_points(&points, options.k, &mut rng)?,
+            Seeding::Random => seeding::random_points(points, options.k, &mut rng)?,
+            Seeding::PlusPlus => seeding::spread_points(points, options.k, &mut rng)?,
         },
     };
-    let mut partition = iterate(&points, start, &options, &mut rng, tell)?;
-    empties::settle(&points, &mut partition, &options, &mut rng)?;
+    let mut partition = iterate(points, start, &options, &mut rng, tell)?;
+    empties::settle(points, &mut partition, &options, &mut rng)?;
     Ok(partition)
 }
 
 /// The nearest of `centroids` `[k, d]` to each of `points` `[N, d]`, both f32, and the squared distance to it.
 pub fn assign(points: &Tensor, centroids: &Tensor) -> Result<(Vec<u32>, Vec<f32>)> {
     let _no_grad = tch::no_grad_guard();
-    let points = points.f_contiguous()?;
+    let points = Points::alone(points)?;
     let mut engine = engine::choose(&points, centroids)?;
     engine.assign()?;
     let found = engine.finish()?;
@@ -150,19 +163,19 @@ pub fn assign(points: &Tensor, centroids: &Tensor) -> Result<(Vec<u32>, Vec<f32>
 
 /// Lloyd's iterations from `start`, and the last assignment.
 fn iterate(
-    points: &Tensor,
+    points: &Points,
     start: Tensor,
     options: &Options,
     rng: &mut ChaCha8Rng,
     tell: &mut dyn FnMut(f64),
 ) -> Result<Partition> {
-    let (count, width) = points.size2()?;
+    let (count, width) = (points.count() as i64, points.width());
     let mut engine = engine::choose(points, &start)?;
     drop(start);
     let mut objectives: Vec<f64> = Vec::new();
     let mut repaired = true;
     for _ in 0..options.iterations {
-        let assigned = engine.assign()?;
+        let assigned = of_all(points, engine.assign()?)?;
         let before = objectives.last().copied().unwrap_or(f64::INFINITY);
         objectives.push(assigned.objective);
         tell(assigned.objective);
@@ -177,25 +190,28 @@ fn iterate(
         if repaired {
             let mut places = engine.centroids()?;
             let sizes = engine.counts();
-            repaired = empties::repair(&mut places, width as usize, sizes, options.empties, rng);
+            repaired = empties::repair(&mut places, width, sizes, options.empties, rng);
             engine.displace(&places)?;
         }
         if is_wasted {
             // A few tight groups that are far from each other: copies in 8 bits cannot tell their points apart.
-            let centroids = Tensor::f_from_slice(&engine.centroids()?)?.f_view([-1, width])?;
+            let centroids = Tensor::f_from_slice(&engine.centroids()?)?.f_view([-1, width as i64])?;
             engine = Box::new(Products::new(points, &centroids));
         }
     }
     engine.assign()?;
     let found = engine.finish()?;
-    let sizes = count_labels(&found.labels, options.k);
-    Ok(Partition {
-        centroids: found.centroids,
-        assignment: found.labels,
-        distances: found.distances,
-        sizes,
-        objectives,
-    })
+    let assignment = points.of_all_labels(found.labels)?;
+    let distances = points.of_all_distances(found.distances)?;
+    let sizes = count_labels(&assignment, options.k);
+    Ok(Partition { centroids: found.centroids, assignment, distances, sizes, objectives })
+}
+
+/// An assignment over all ranks.
+fn of_all(points: &Points, own: Assigned) -> Result<Assigned> {
+    let unsettled = f64::from(u8::from(!own.settled));
+    let sums = points.world().sum(&[own.objective, own.measured as f64, unsettled])?;
+    Ok(Assigned { objective: sums[0], measured: sums[1] as u64, settled: sums[2] == 0.0 })
 }
 
 /// Distances measured in one assignment that show screening to be of no use.
@@ -333,13 +349,14 @@ mod tests {
         let points = normal(31, 600, 8) * 1e-3;
         points.narrow(1, 0, 1).copy_(&sides);
         let start = points.narrow(0, 0, 100).contiguous();
-        let mut engine = engine::choose(&points, &start)?;
+        let shared = Points::alone(&points)?;
+        let mut engine = engine::choose(&shared, &start)?;
         engine.assign()?;
         engine.update(false)?;
         let measured = engine.assign()?.measured;
         assert!(measured as f64 > much_measured(600, 100), "{measured} of 60,000");
         let found = cluster(&points, Some(&start), Options { iterations: 4, ..options(100) })?;
-        let mut by_products: Box<dyn Engine + '_> = Box::new(Products::new(&points, &start));
+        let mut by_products: Box<dyn Engine + '_> = Box::new(Products::new(&shared, &start));
         for _ in 0..4 {
             by_products.assign()?;
             by_products.update(false)?;

@@ -4,14 +4,17 @@
 //! tie between two centroids may fall to either when block size, threads or device change.
 
 use super::engine::{Assigned, Engine, Outcome};
+use crate::cluster::Points;
 use crate::cluster::blocks::{block, blocks};
 use crate::error::Result;
+use crate::torch::c10d::Reduction;
 use crate::torch::unit_rows;
+use crate::world::World;
 use tch::{Device, Kind, Tensor};
 
 /// Points, centroids, and who is whose.
 pub(super) struct Products<'p> {
-    points: &'p Tensor,
+    points: &'p Points,
     centroids: Tensor,
     labels: Option<Tensor>,
     distances: Tensor,
@@ -22,7 +25,7 @@ pub(super) struct Products<'p> {
 
 impl<'p> Products<'p> {
     /// Points `[N, d]` and centroids `[k, d]`, of f32.
-    pub(super) fn new(points: &'p Tensor, centroids: &Tensor) -> Self {
+    pub(super) fn new(points: &'p Points, centroids: &Tensor) -> Self {
         Self {
             points,
             centroids: centroids.shallow_clone(),
@@ -36,7 +39,7 @@ impl<'p> Products<'p> {
 
 impl Engine for Products<'_> {
     fn assign(&mut self) -> Result<Assigned> {
-        let (labels, distances) = nearest(self.points, &self.centroids)?;
+        let (labels, distances) = nearest(self.points.own(), &self.centroids)?;
         let unchanged = self.labels.as_ref().map(|before| before.f_equal(&labels)).transpose()?.unwrap_or(false);
         let objective = f64::try_from(distances.f_sum(Kind::Double)?)?;
         (self.labels, self.distances) = (Some(labels), distances);
@@ -46,7 +49,7 @@ impl Engine for Products<'_> {
     fn update(&mut self, spherical: bool) -> Result<()> {
         let Some(labels) = &self.labels else { return Ok(()) };
         let k = self.centroids.size2()?.0;
-        let (means, counts) = means_by_label(self.points, labels, k as usize)?;
+        let (means, counts) = means_over(self.points.world(), self.points.own(), labels, k as usize)?;
         let means = if spherical { unit_rows(&means)? } else { means };
         let filled: Vec<bool> = counts.iter().map(|&count| count > 0).collect();
         let filled = Tensor::f_from_slice(&filled)?.f_to_device(means.device())?.f_unsqueeze(1)?;
@@ -116,6 +119,11 @@ fn squared_distances(points: &Tensor, centroids: &Tensor, labels: &Tensor) -> Re
 
 /// Mean point `[k, d]` and number of points of each label; the mean of none is 0.
 pub fn means_by_label(points: &Tensor, labels: &Tensor, k: usize) -> Result<(Tensor, Vec<u64>)> {
+    means_over(&World::alone(), points, labels, k)
+}
+
+/// [`means_by_label`] over all ranks, of which each has some of the points.
+pub fn means_over(world: &World, points: &Tensor, labels: &Tensor, k: usize) -> Result<(Tensor, Vec<u64>)> {
     let (count, width) = points.size2()?;
     let device = points.device();
     let mut sums = Tensor::f_zeros([k as i64, width], (Kind::Double, device))?;
@@ -124,6 +132,8 @@ pub fn means_by_label(points: &Tensor, labels: &Tensor, k: usize) -> Result<(Ten
         let _ = sums.f_index_add_(0, &labels.f_narrow(0, range.0, range.1)?, &block)?;
     }
     let counts = labels.f_bincount(None::<&Tensor>, k as i64)?;
+    world.reduce(&sums, Reduction::Sum)?;
+    world.reduce(&counts, Reduction::Sum)?;
     let divisors = counts.f_to_kind(Kind::Double)?.f_clamp_min(1.0)?.f_unsqueeze(1)?;
     let sizes = Vec::<i64>::try_from(counts.f_to_device(Device::Cpu)?)?;
     Ok((sums.f_div(&divisors)?.f_to_kind(Kind::Float)?, sizes.into_iter().map(|size| size as u64).collect()))

@@ -6,7 +6,7 @@
 //! and k-means++ chooses among those, each counting for as many points as it is the nearest to.
 
 use super::engine;
-use crate::cluster::blocks::gather;
+use crate::cluster::Points;
 use crate::error::Result;
 use crate::torch::rows::squared_distance;
 use rand::RngExt;
@@ -29,15 +29,15 @@ const MOST_DISTANCES: usize = 1 << 26;
 const ROUNDS: usize = 5;
 
 /// `k` points `[k, d]`, none drawn twice.
-pub(in crate::cluster) fn random_points(points: &Tensor, k: usize, rng: &mut ChaCha8Rng) -> Result<Tensor> {
-    pick(points, &rand::seq::index::sample(rng, points.size2()?.0 as usize, k).into_vec())
+pub(in crate::cluster) fn random_points(points: &Points, k: usize, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    pick(points, &rand::seq::index::sample(rng, points.count(), k).into_vec())
 }
 
 /// `k` points `[k, d]` that lie apart, of `points` `[N, d]` of f32.
-pub(super) fn spread_points(points: &Tensor, k: usize, rng: &mut ChaCha8Rng) -> Result<Tensor> {
-    let count = points.size2()?.0 as usize;
+pub(super) fn spread_points(points: &Points, k: usize, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    let count = points.count();
     if count.saturating_mul(k) <= MOST_DISTANCES {
-        let chosen = plus_plus(points, &vec![1.0; count], k, rng)?;
+        let chosen = plus_plus(&points.whole()?, &vec![1.0; count], k, rng)?;
         return pick(points, &chosen);
     }
     let (candidates, weights) = candidates(points, k, rng)?;
@@ -47,8 +47,8 @@ pub(super) fn spread_points(points: &Tensor, k: usize, rng: &mut ChaCha8Rng) -> 
 }
 
 /// Rows of at least `k` different points, and of how many points each is the nearest.
-fn candidates(points: &Tensor, k: usize, rng: &mut ChaCha8Rng) -> Result<(Vec<usize>, Vec<f64>)> {
-    let count = points.size2()?.0 as usize;
+fn candidates(points: &Points, k: usize, rng: &mut ChaCha8Rng) -> Result<(Vec<usize>, Vec<f64>)> {
+    let count = points.count();
     let mut rows = vec![rng.random_range(0..count)];
     let mut nearest = vec![0_u32; count];
     let mut distances = vec![f32::INFINITY; count];
@@ -58,7 +58,8 @@ fn candidates(points: &Tensor, k: usize, rng: &mut ChaCha8Rng) -> Result<(Vec<us
         let mut engine = engine::choose(points, &start)?;
         engine.assign()?;
         let found = engine.finish()?;
-        for (at, (&label, &distance)) in found.labels.iter().zip(&found.distances).enumerate() {
+        let (labels, measured) = (points.of_all_labels(found.labels)?, points.of_all_distances(found.distances)?);
+        for (at, (&label, &distance)) in labels.iter().zip(&measured).enumerate() {
             if distance < distances[at] {
                 (nearest[at], distances[at]) = (new.start as u32 + label, distance);
             }
@@ -137,9 +138,9 @@ fn draw(mass: &[f64], rng: &mut ChaCha8Rng) -> Option<usize> {
     mass.iter().rposition(|&share| share > 0.0) // rounding has eaten the rest
 }
 
-fn pick(points: &Tensor, rows: &[usize]) -> Result<Tensor> {
+fn pick(points: &Points, rows: &[usize]) -> Result<Tensor> {
     let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    gather(points, &rows)
+    points.gather(&rows)
 }
 
 #[cfg(test)]
@@ -165,7 +166,7 @@ mod tests {
         for seed in 0..20 {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             assert_eq!(groups_hit(plus_plus(&points, &[1.0; 2_400], 12, &mut rng)?.into_iter()), 12);
-            let (rows, weights) = candidates(&points, 12, &mut rng)?;
+            let (rows, weights) = candidates(&Points::alone(&points)?, 12, &mut rng)?;
             assert!(rows.len() >= 12 && weights.iter().sum::<f64>() == 2_400.0, "{rows:?} {weights:?}");
             assert_eq!(groups_hit(rows.iter().copied()), 12);
             random += groups_hit(rand::seq::index::sample(&mut rng, 2_400, 12).into_iter());
@@ -199,7 +200,7 @@ mod tests {
         chosen.sort_unstable();
         chosen.dedup();
         assert_eq!(chosen.len(), 4);
-        let (rows, weights) = candidates(&points, 4, &mut rng)?;
+        let (rows, weights) = candidates(&Points::alone(&points)?, 4, &mut rng)?;
         assert!(rows.len() >= 4 && rows.len() == weights.len());
         Ok(())
     }

@@ -3,8 +3,12 @@
 //! An entry counts in 2^-30 of the largest (a float of that size is no finer than 2^-24), a sum has 64 bits: room for 2^33
 //! points.
 
+use crate::error::Result;
+use crate::torch::c10d::Reduction;
 use crate::torch::rows::accumulate;
+use crate::world::World;
 use rayon::prelude::*;
+use tch::Tensor;
 
 /// A point that changed its cluster.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +73,18 @@ impl Sums {
                 run[0].0
             })
             .collect()
+    }
+
+    /// Becomes the sums of all ranks, of which `own` are this one's, of the same scale.
+    pub(super) fn total(&mut self, own: &Self, world: &World) -> Result<()> {
+        let counts: Vec<i64> = own.counts.iter().map(|&count| count as i64).collect();
+        let all = Tensor::f_cat(&[Tensor::f_from_slice(&own.sums)?, Tensor::f_from_slice(&counts)?], 0)?;
+        world.reduce(&all, Reduction::Sum)?;
+        let (sums, counts) =
+            (all.f_narrow(0, 0, own.sums.len() as i64)?, all.f_narrow(0, own.sums.len() as i64, counts.len() as i64)?);
+        self.sums = Vec::try_from(sums)?;
+        self.counts = Vec::<i64>::try_from(counts)?.into_iter().map(|count| count as u64).collect();
+        Ok(())
     }
 
     /// The mean of a cluster; `into` stays as it is where it has no points.

@@ -176,7 +176,7 @@ impl<'a> Trainer<'a> {
                 .with_hint("lower --lr; networks that were never trained need a lower one than the published"));
         }
         for optimizer in &mut self.optimizers {
-            optimizer.zero_grad();
+            optimizer.zero_grad()?;
         }
         loss.f_backward()?;
         let falls = i32::try_from(iteration / lr_step.max(1)).unwrap_or(i32::MAX);

@@ -22,7 +22,7 @@ use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
 use crate::evaluate::pooling::Pooling;
 use crate::evaluate::probes::{Probe, Tally, check_finite};
-use crate::ingest::{Cursor, Passes, SampleMeta};
+use crate::ingest::{Cursor, Passes, SampleMeta, Share};
 use crate::model::state::{Metadata, read_safetensors, replace_safetensors};
 use crate::model::{Backbone, Mode, Named, Normalizer};
 use crate::shards::{Ledger, ShardList};
@@ -282,6 +282,7 @@ impl Run<'_> {
             CenterCrops::Middle | CenterCrops::Shifted => choice.batch_size,
         };
         let feed = FeedPlan {
+            share: Share::whole(),
             passes,
             start,
             batch_size,

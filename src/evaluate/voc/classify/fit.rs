@@ -132,7 +132,7 @@ impl Fit {
         // Keyed by the step, for dropout.
         tch::manual_seed(seed::of(self.settings.seed, "voc step", self.done) as i64);
         let loss = loss(&self.classifier.logits(images, Mode::FineTune)?, targets, counts)?;
-        self.optimizer.zero_grad();
+        self.optimizer.zero_grad()?;
         loss.f_backward()?;
         let _ = clip_gradients(&self.classifier.trained(), self.settings.clip)?;
         self.optimizer.step(self.settings.lr_at(self.done))?;

@@ -51,7 +51,7 @@ impl Fit {
         let mut sum = 0.0;
         ahead(self.done * each_step..iterations * each_step, make, |(draw, (photograph, mask))| {
             if draw % each_step == 0 {
-                self.optimizer.zero_grad();
+                self.optimizer.zero_grad()?;
                 sum = 0.0;
             }
             let device = self.network.backbone().device();

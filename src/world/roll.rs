@@ -1,0 +1,166 @@
+//! How ranks find each other: the store, who is there, and whether all mean the same run.
+//!
+//! Nobody waits in silence: while ranks are missing, rank 0 names them every ten seconds. What can go wrong: the port is taken, a
+//! rank does not come, two claim one number, or they were started with different numbers of ranks, programs or pipelines.
+
+use super::Launch;
+use crate::error::{Error, Result};
+use crate::torch::c10d::Store;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// Between two looks for ranks that are missing.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two lines about them.
+const TELL: Duration = Duration::from_secs(10);
+
+/// Opens the store and waits until all ranks have come; the store, and the address by which they reach this one.
+pub(super) fn call(launch: &Launch, timeout: Duration, agreed: &str) -> Result<(Store, Option<String>)> {
+    let started = Instant::now();
+    let (rank, size) = (launch.rank, launch.size);
+    let keeps_store = rank == 0 && !launch.launcher_keeps_store;
+    let store = Store::tcp(&launch.host, launch.port, keeps_store, timeout)
+        .map_err(|error| unreachable(launch, keeps_store, &error))?
+        .under(&format!("shoal/{}", launch.attempt))?;
+
+    let first_size = first_to_say(&store, "size", &size.to_string())?;
+    if first_size != size.to_string() {
+        return Err(Error::usage(format!(
+            "rank {rank} was started as one of {size} ranks, others as one of {first_size}"
+        ))
+        .with_hint("give every process the same WORLD_SIZE"));
+    }
+    if store.add(&format!("rank-{rank}"), 1)? > 1 {
+        return Err(Error::usage(format!("two processes claim to be rank {rank} of {size}"))
+            .with_hint("give every process a RANK of its own, and every run a MASTER_PORT of its own"));
+    }
+    if first_to_say(&store, "agreed", agreed)? != agreed {
+        return Err(Error::usage(format!(
+            "rank {rank} was started with another program, pipeline or run folder than the others"
+        ))
+        .with_hint("start all ranks with the same command line"));
+    }
+    let address = address_towards(&launch.host, launch.port);
+    let here = Here { host: hostname(), address };
+    store.set(&format!("here-{rank}"), serde_json::json!(here).to_string().as_bytes())?;
+    wait_for_all(&store, launch, started, timeout)?;
+    let address = match std::env::var_os("GLOO_SOCKET_IFNAME") {
+        Some(_) => None,
+        None => reachable_address(&store, launch, here)?,
+    };
+    Ok((store, address.map(|address| address.to_string())))
+}
+
+/// What a rank says of itself.
+#[derive(Serialize, Deserialize)]
+struct Here {
+    host: String,
+    address: Option<IpAddr>,
+}
+
+/// The address by which others reach this rank. Where the name in MASTER_ADDR means the machine to itself, as many `/etc/hosts` have it,
+/// the way to a rank on another machine tells.
+fn reachable_address(store: &Store, launch: &Launch, here: Here) -> Result<Option<IpAddr>> {
+    if !here.address.is_some_and(|address| address.is_loopback()) {
+        return Ok(here.address);
+    }
+    for rank in 0..launch.size {
+        let other: Here = serde_json::from_slice(&store.get(&format!("here-{rank}"))?)
+            .map_err(|error| Error::device(format!("rank {rank} says nothing of itself: {error}")))?;
+        if let Some(address) = other.address.filter(|address| other.host != here.host && !address.is_loopback()) {
+            return Ok(address_towards(&address.to_string(), launch.port));
+        }
+    }
+    Ok(here.address)
+}
+
+fn wait_for_all(store: &Store, launch: &Launch, started: Instant, timeout: Duration) -> Result<()> {
+    let mut missing: Vec<usize> = (0..launch.size).collect();
+    let mut told = started;
+    loop {
+        let mut still = Vec::new();
+        for rank in missing {
+            if !store.has(&format!("here-{rank}"))? {
+                still.push(rank);
+            }
+        }
+        missing = still;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let words = words(&missing);
+        if started.elapsed() > timeout {
+            return Err(Error::device(format!(
+                "{words} of {} did not come within {} s",
+                launch.size,
+                timeout.as_secs()
+            ))
+            .with_hint("look at the log of those processes; ranks.timeout_s is how long ranks wait for each other"));
+        }
+        if told.elapsed() > TELL {
+            told = Instant::now();
+            tracing::warn!("waiting for {words} of {} since {}", launch.size, super::seconds(started));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// "rank 3", "ranks 3, 5 and 6", "ranks 3, 4, 5, 6 and 20 others".
+pub(super) fn words(ranks: &[usize]) -> String {
+    const NAMED: usize = 4;
+    let text = |ranks: &[usize]| ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match ranks {
+        [one] => format!("rank {one}"),
+        [few @ .., last] if ranks.len() <= NAMED => format!("ranks {} and {last}", text(few)),
+        _ => format!("ranks {} and {} others", text(&ranks[..NAMED]), ranks.len() - NAMED),
+    }
+}
+
+/// What the first of all ranks says under `key`: what this one says, if it is the first.
+fn first_to_say(store: &Store, key: &str, here: &str) -> Result<String> {
+    if store.add(&format!("{key}-said"), 1)? == 1 {
+        store.set(key, here.as_bytes())?;
+    }
+    Ok(String::from_utf8_lossy(&store.get(key)?).into_owned())
+}
+
+fn unreachable(launch: &Launch, keeps_store: bool, error: &Error) -> Error {
+    let place = format!("{}:{}", launch.host, launch.port);
+    if keeps_store {
+        return Error::usage(format!("rank 0 cannot keep the store of the ranks at {place}: {error}"))
+            .with_hint("is another run at this port? choose another MASTER_PORT; MASTER_ADDR must be an address of rank 0's machine");
+    }
+    let rank = launch.rank;
+    Error::device(format!("rank {rank} does not reach the store of the ranks at {place}: {error}")).with_hint(
+        "does rank 0 run, on the machine that MASTER_ADDR names, with the same MASTER_PORT, and does no firewall stand between?",
+    )
+}
+
+/// The address of this machine on the way to another; none where the way is not known.
+fn address_towards(host: &str, port: u16) -> Option<IpAddr> {
+    let at: SocketAddr = (host, port).to_socket_addrs().ok()?.next()?;
+    let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    // Nothing is sent: the kernel only chooses the way.
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(at).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// The name of this machine, for people.
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn ranks_are_named_as_far_as_one_can_read_them() {
+        assert_eq!(words(&[3]), "rank 3");
+        assert_eq!(words(&[3, 5]), "ranks 3 and 5");
+        assert_eq!(words(&[3, 5, 6, 9]), "ranks 3, 5, 6 and 9");
+        assert_eq!(words(&(0..20).collect::<Vec<_>>()), "ranks 0, 1, 2, 3 and 16 others");
+    }
+}

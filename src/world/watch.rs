@@ -1,0 +1,427 @@
+//! Who is alive: every rank leaves a beat in the store once a second, and looks at that of the next one.
+//!
+//! A beat says how many calls its rank has begun, and how the rank ended, if it did. A rank whose beats stop is dead, frozen or cut
+//! off; one that beats but does not come to a call in which others have waited for `ranks.timeout_s` hangs. Whoever finds out leaves a
+//! *verdict* in the store. Every rank reads it with its next beat; the thread that trains gets it as the reason of its own broken
+//! call ([`Watch::explain`]), and if that thread is stuck, the process is ended from here. Each rank asks for one beat a second,
+//! whatever their number.
+//!
+//! What can go wrong: the store itself is gone; then the process that keeps it is named.
+
+use super::roll::words;
+use crate::error::{Error, Result};
+use crate::torch::c10d::Store;
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Between two beats.
+const BEAT: Duration = Duration::from_secs(1);
+/// Without a beat for so long a rank counts as gone.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The same once a call has broken somewhere.
+const ALARMED_SILENCE: Duration = Duration::from_secs(4);
+/// Between two looks at what the beating thread has found.
+const GUARD: Duration = Duration::from_millis(200);
+/// How long the training thread has to end by itself once there is a verdict.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long whoever keeps the store stays for the others to read a verdict.
+const LINGER: Duration = Duration::from_secs(6);
+
+/// A way out that holds for every loss of a rank.
+const START_AGAIN: &str =
+    "start all ranks again (torchrun --max-restarts does): the run goes on from its last snapshot";
+
+/// Where this rank is among the others.
+#[derive(Clone, Debug)]
+pub(super) struct Whereabouts {
+    pub(super) rank: usize,
+    pub(super) size: usize,
+    pub(super) keeps_store: bool,
+    pub(super) store_is_at: String,
+    pub(super) timeout: Duration,
+}
+
+impl Whereabouts {
+    fn silence(&self) -> Duration {
+        SILENCE.min(self.timeout)
+    }
+
+    fn alarmed_silence(&self) -> Duration {
+        ALARMED_SILENCE.min(self.timeout)
+    }
+}
+
+/// What a rank says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Beat {
+    /// Beats so far.
+    number: u64,
+    /// Calls begun.
+    calls: u64,
+    /// The last of them.
+    call: String,
+    /// Whether it is still in that call.
+    inside: bool,
+    end: Option<End>,
+    process: u32,
+}
+
+/// How a rank ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum End {
+    /// Its work was done, or somebody asked it to stop.
+    Done,
+    /// By an error of its own.
+    Failed(String),
+    /// Since others had ended.
+    Followed,
+}
+
+/// The threads that watch over one rank.
+#[derive(Debug)]
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    here: Whereabouts,
+    doing: Mutex<Doing>,
+}
+
+/// What is known on this rank.
+#[derive(Debug)]
+struct Doing {
+    calls: u64,
+    call: &'static str,
+    /// Since when it is in that call.
+    inside_since: Option<Instant>,
+    /// A call has broken here.
+    alarmed: bool,
+    end: Option<End>,
+    /// The end is in the store.
+    end_is_told: bool,
+    verdict: Option<(String, Instant)>,
+    /// When the store last answered.
+    answered: Instant,
+}
+
+impl Watch {
+    /// Begins to beat.
+    pub(super) fn start(store: &Store, here: Whereabouts, end: fn(&Error)) -> Result<Self> {
+        let store = store.reconnect()?;
+        let doing = Doing {
+            calls: 0,
+            call: "nothing",
+            inside_since: None,
+            alarmed: false,
+            end: None,
+            end_is_told: false,
+            verdict: None,
+            answered: Instant::now(),
+        };
+        let shared = Arc::new(Shared { here, doing: Mutex::new(doing) });
+        let trouble = |error| Error::device(format!("cannot start a thread to watch the other ranks: {error}"));
+        let (beating, guarding) = (Arc::clone(&shared), Arc::clone(&shared));
+        let beat = Builder::new().name("beat".into()).spawn(move || beating.beat(&store)).map_err(trouble)?;
+        Builder::new().name("guard".into()).spawn(move || guarding.guard(end)).map_err(trouble)?;
+        Ok(Self { shared, threads: Mutex::new(vec![beat]) })
+    }
+
+    /// Says that this rank goes into a call.
+    pub(super) fn enter(&self, call: &'static str) {
+        let mut doing = self.shared.doing();
+        doing.calls += 1;
+        doing.call = call;
+        doing.inside_since = Some(Instant::now());
+    }
+
+    /// Says that the call has returned.
+    pub(super) fn leave(&self) {
+        self.shared.doing().inside_since = None;
+    }
+
+    /// Why a call broke: waits until it is known which rank is gone.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let started = Instant::now();
+        self.shared.doing().alarmed = true;
+        let patience = self.shared.here.alarmed_silence() + GRACE;
+        loop {
+            if let Some((verdict, _)) = &self.shared.doing().verdict {
+                return lost(verdict);
+            }
+            if started.elapsed() > patience {
+                return error.with_hint(START_AGAIN);
+            }
+            thread::sleep(GUARD);
+        }
+    }
+
+    /// Says how this rank ends. Whoever keeps the store waits for the others to have read what they need of it.
+    pub(super) fn part(&self, outcome: Result<(), &Error>) {
+        let mut doing = self.shared.doing();
+        let broken = doing.verdict.is_some() || doing.alarmed;
+        doing.end = Some(match outcome {
+            Ok(()) | Err(Error::Interrupted { .. }) => End::Done,
+            Err(_) if broken => End::Followed,
+            Err(error) => End::Failed(error.to_string()),
+        });
+        drop(doing);
+        let started = Instant::now();
+        let patience = if outcome.is_ok() { self.shared.here.timeout } else { LINGER };
+        while !self.shared.has_parted() && started.elapsed() < patience {
+            thread::sleep(GUARD / 4);
+        }
+        // A beating thread that is stuck in the store must not hold up the end.
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if self.shared.has_parted() {
+                let _ = thread.join(); // it ends by itself
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn doing(&self) -> MutexGuard<'_, Doing> {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_parted(&self) -> bool {
+        self.doing().end_is_told
+    }
+
+    /// The thread that talks to the store.
+    fn beat(&self, store: &Store) {
+        let mut next = Neighbour::after(self.here.rank, self.here.size);
+        let interval = BEAT.min(self.here.timeout / 10);
+        for number in 0.. {
+            if let Err(error) = self.beat_once(store, number, &mut next) {
+                self.judge_store(&error);
+                return;
+            }
+            if self.has_parted() {
+                return;
+            }
+            let slept = Instant::now();
+            thread::sleep(GUARD.min(interval) / 4);
+            while slept.elapsed() < interval && self.doing().end.is_none() {
+                thread::sleep(GUARD.min(interval) / 4);
+            }
+        }
+    }
+
+    fn beat_once(&self, store: &Store, number: u64, next: &mut Neighbour) -> Result<()> {
+        let (beat, waits_since, alarmed) = {
+            let doing = self.doing();
+            let beat = Beat {
+                number,
+                calls: doing.calls,
+                call: doing.call.to_owned(),
+                inside: doing.inside_since.is_some(),
+                end: doing.end.clone(),
+                process: std::process::id(),
+            };
+            (beat, doing.inside_since, doing.alarmed)
+        };
+        store.set(&key(self.here.rank), serde_json::json!(beat).to_string().as_bytes())?;
+        if alarmed {
+            store.set("alarm", b"1")?;
+        }
+        if store.has("verdict")? {
+            let verdict = String::from_utf8_lossy(&store.get("verdict")?).into_owned();
+            self.doing().verdict.get_or_insert((verdict, Instant::now()));
+        }
+        self.doing().answered = Instant::now();
+        if beat.end.is_some() {
+            if !self.here.keeps_store || self.all_have_ended(store)? {
+                self.doing().end_is_told = true;
+            }
+            return Ok(());
+        }
+        let silence = if store.has("alarm")? { self.here.alarmed_silence() } else { self.here.silence() };
+        if let Some(verdict) = next.look(store, silence)? {
+            self.judge(store, &verdict)?;
+        }
+        let waits_long = waits_since.is_some_and(|since| since.elapsed() > self.here.timeout);
+        if waits_long && self.doing().verdict.is_none() && store.add("judges", 1)? == 1 {
+            let verdict = self.find_laggards(store, &beat)?;
+            self.judge(store, &verdict)?;
+        }
+        Ok(())
+    }
+
+    /// The first verdict stands.
+    fn judge(&self, store: &Store, verdict: &str) -> Result<()> {
+        if store.add("verdicts", 1)? == 1 {
+            store.set("verdict", verdict.as_bytes())?;
+            self.doing().verdict.get_or_insert((verdict.to_owned(), Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// The store does not answer any more.
+    fn judge_store(&self, error: &Error) {
+        let mut doing = self.doing();
+        if doing.end.is_some() {
+            doing.end_is_told = true; // nobody is left to read it
+            return;
+        }
+        let (rank, at) = (self.here.rank, &self.here.store_is_at);
+        let verdict = format!(
+            "rank 0, or the launcher, which keeps the store at {at}, is gone, or rank {rank} is cut off from it ({error})"
+        );
+        doing.verdict.get_or_insert((verdict, Instant::now()));
+    }
+
+    /// Which ranks have not come to the call in which this one waits.
+    fn find_laggards(&self, store: &Store, own: &Beat) -> Result<String> {
+        let mut behind = Vec::new();
+        let mut last = Beat::default();
+        for rank in 0..self.here.size {
+            let beat = read(store, rank)?.unwrap_or_default();
+            if beat.calls < own.calls {
+                behind.push(rank);
+                last = beat;
+            }
+        }
+        let (call, waited) = (&own.call, self.here.timeout.as_secs_f64());
+        Ok(match behind.len() {
+            0 => format!(
+                "all ranks have been in the same call ({call}) for {waited:.0} s: the network between them is cut, or too slow"
+            ),
+            _ => format!(
+                "{} did not come to a call ({call}) in which rank {} has waited for {waited:.0} s: it hangs after its call number {} ({})",
+                words(&behind),
+                self.here.rank,
+                last.calls,
+                last.call
+            ),
+        })
+    }
+
+    fn all_have_ended(&self, store: &Store) -> Result<bool> {
+        for rank in 0..self.here.size {
+            if read(store, rank)?.is_none_or(|beat| beat.end.is_none()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The thread that ends the process where the training one cannot.
+    fn guard(&self, end: fn(&Error)) {
+        loop {
+            thread::sleep(GUARD);
+            let mut doing = self.doing();
+            if doing.end_is_told {
+                return;
+            }
+            let silent_for = doing.answered.elapsed();
+            if doing.verdict.is_none() && silent_for > self.here.silence() + BEAT {
+                let (rank, at) = (self.here.rank, &self.here.store_is_at);
+                let verdict = format!(
+                    "rank {rank} has had no answer from the store at {at} for {:.0} s: rank {rank} is cut off, or whoever keeps the store is",
+                    silent_for.as_secs_f64()
+                );
+                doing.verdict = Some((verdict, Instant::now()));
+            }
+            let Some((verdict, since)) = &doing.verdict else { continue };
+            let grace = if self.here.keeps_store { GRACE + LINGER } else { GRACE };
+            // Where it ends by itself it says so, unless it got stuck on the way.
+            let patience = if doing.end.is_some() { grace + LINGER } else { grace };
+            if since.elapsed() > patience {
+                let error = lost(verdict);
+                drop(doing);
+                end(&error);
+                return;
+            }
+        }
+    }
+}
+
+/// The rank that this one looks at.
+struct Neighbour {
+    own: usize,
+    size: usize,
+    rank: usize,
+    last: Option<Beat>,
+    changed: Instant,
+}
+
+impl Neighbour {
+    fn after(own: usize, size: usize) -> Self {
+        Self { own, size, rank: (own + 1) % size, last: None, changed: Instant::now() }
+    }
+
+    /// Reads its beat; a verdict if it is gone.
+    fn look(&mut self, store: &Store, silence: Duration) -> Result<Option<String>> {
+        if self.rank == self.own {
+            return Ok(None); // all others have ended
+        }
+        let beat = read(store, self.rank)?;
+        if beat != self.last {
+            (self.last, self.changed) = (beat, Instant::now());
+        }
+        let rank = self.rank;
+        let process = self.last.as_ref().map_or(0, |beat| beat.process);
+        match self.last.as_ref().and_then(|beat| beat.end.as_ref()) {
+            Some(End::Failed(what)) => {
+                return Ok(Some(format!("rank {rank} (process {process}) ended by an error: {what}")));
+            }
+            Some(End::Done | End::Followed) => {
+                *self = Self { rank: (rank + 1) % self.size, last: None, changed: Instant::now(), ..*self };
+                return Ok(None);
+            }
+            None => {}
+        }
+        if self.changed.elapsed() <= silence {
+            return Ok(None);
+        }
+        let silent: Vec<usize> = self.silent_row(store)?;
+        Ok(Some(format!(
+            "{} (process {process}) gave no sign of life for {}: dead, frozen, or cut off from the store",
+            words(&silent),
+            super::seconds(self.changed)
+        )))
+    }
+
+    /// This neighbour, and those after it that are silent as well, as when a whole machine is gone: they have a beat's time to move.
+    fn silent_row(&self, store: &Store) -> Result<Vec<usize>> {
+        let after: Vec<usize> =
+            (1..self.size).map(|far| (self.rank + far) % self.size).take_while(|&rank| rank != self.own).collect();
+        let mut before = Vec::with_capacity(after.len());
+        for &rank in &after {
+            before.push(read(store, rank)?);
+        }
+        thread::sleep(BEAT + BEAT / 2);
+        let mut silent = vec![self.rank];
+        for (&rank, before) in after.iter().zip(before) {
+            if read(store, rank)? != before {
+                break;
+            }
+            silent.push(rank);
+        }
+        Ok(silent)
+    }
+}
+
+fn key(rank: usize) -> String {
+    format!("beat-{rank}")
+}
+
+fn read(store: &Store, rank: usize) -> Result<Option<Beat>> {
+    let key = key(rank);
+    if !store.has(&key)? {
+        return Ok(None);
+    }
+    let text = store.get(&key)?;
+    serde_json::from_slice(&text).map(Some).map_err(|error| Error::device(format!("the beat of rank {rank}: {error}")))
+}
+
+fn lost(verdict: &str) -> Error {
+    Error::device(verdict.to_owned()).with_hint(START_AGAIN)
+}
