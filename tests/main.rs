@@ -22,6 +22,7 @@ mod page;
 mod pictures;
 mod pipelines;
 mod probes;
+mod ranks;
 mod resume;
 mod retrieval;
 mod run;

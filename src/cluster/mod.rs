@@ -295,12 +295,12 @@ mod tests {
         let centers = samples::normal(1, GROUPS, 20) * 5.0;
         let noise = samples::normal(2, 240, 20) * 0.05;
         let features = centers.index_select(0, &Tensor::from_slice(&groups)) + noise;
-        let ids: Vec<SampleId> = (0..240).map(SampleId).collect();
+        let mut entries = crate::bank::tests::entries_of(&(0..240).collect::<Vec<_>>(), None);
         // Half of the samples have a class, with numbers of no order.
-        let classes: Vec<Option<i64>> =
+        entries.classes =
             groups.iter().enumerate().map(|(row, group)| (row % 4 < 2).then_some(100 - 7 * group)).collect();
         let mut bank = Bank::new(400, 20)?;
-        bank.push(&ids, &classes, None, &features, 3)?;
+        bank.push(&entries, &features, 3)?;
         Ok(bank)
     }
 

@@ -454,7 +454,7 @@ impl Default for DevicePlan {
 #[serde(default, deny_unknown_fields)]
 pub struct RanksPlan {
     /// Seconds that a rank waits in a call for the others, and for all of them to come when it starts; a rank that gives no sign of
-    /// life is given up after 30 of them.
+    /// life is given up after 15 of them.
     pub timeout_s: f64,
     /// MiB of gradients averaged at once, while the backward pass goes on.
     pub bucket_mib: usize,

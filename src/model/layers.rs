@@ -193,10 +193,10 @@ mod tests {
 
     #[test]
     fn batch_norm_over_ranks_is_that_over_their_whole_batch_with_its_gradients() -> Result<()> {
-        let images = crate::cluster::samples::normal(1, 12, 3 * 20).view([12, 3, 4, 5]) * 2.0 + 7.0;
-        let pull = crate::cluster::samples::normal(2, 12, 3 * 20).view([12, 3, 4, 5]);
         let train = Pass { mode: Mode::Train, precision: Precision::Fp32 };
         let run = |world: &World| -> Result<Vec<Vec<f32>>> {
+            let images = crate::cluster::samples::normal(1, 12, 3 * 20).view([12, 3, 4, 5]) * 2.0 + 7.0;
+            let pull = crate::cluster::samples::normal(2, 12, 3 * 20).view([12, 3, 4, 5]);
             let (rank, size) = (world.rank() as i64, world.size() as i64);
             let part = |all: &Tensor| all.narrow(0, rank * 12 / size, 12 / size);
             let layer = BatchNorm2d { world: world.clone(), ..norm(3) };

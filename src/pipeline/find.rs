@@ -15,7 +15,7 @@ use image::RgbImage;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How far to go for photographs that no index knows.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +75,7 @@ pub fn thumbnails(
     let ledger = Arc::new(Ledger::in_memory(&stream));
     let mut found = HashMap::new();
     let mut missing = wanted.clone();
+    let started = Instant::now();
     let search = async {
         let mut take = |sample: &RawSample| {
             if !missing.remove(&sample.meta.id) {
@@ -96,8 +97,10 @@ pub fn thumbnails(
         let opening = Opening::new(list, &stream, &plan.fetch, Passes::Once, ledger);
         let samples = ingest::stream(Opening { progress: Arc::clone(&progress), ..opening });
         let mut samples = std::pin::pin!(samples);
+        // a search that never has to wait is not ended from outside
         while !is_complete
             && progress.bytes() < reach.bytes
+            && started.elapsed() < reach.time
             && let Some(sample) = samples.next().await
         {
             let sample = sample?;

@@ -62,7 +62,13 @@ fn what_rank_0_finds_and_what_it_fails_by_is_told_to_all() {
         let told = world.on_first(Device::Cpu, halves)?;
         let refused = world.on_first(Device::Cpu, || Err(Error::data("no rows").with_hint("take some")));
         let refused = refused.expect_err("rank 0 failed");
-        Ok((told[0].size(), told[0].double_value(&[1, 0]), told[1].int64_value(&[0]), refused.to_string(), refused.hint().is_some()))
+        Ok((
+            told[0].size(),
+            told[0].double_value(&[1, 0]),
+            told[1].int64_value(&[0]),
+            refused.to_string(),
+            refused.hint().is_some(),
+        ))
     });
     for (rank, (shape, value, number, refused, has_hint)) in found.into_iter().enumerate() {
         assert_eq!((shape, value, number, has_hint), (vec![2, 1], 2.5, 7, true));
@@ -118,7 +124,9 @@ fn a_rank_that_fails_ends_the_others_with_its_number_and_its_reason() {
         let (code, text) = (error.exit_code(), error.to_string());
         match rank {
             1 => assert_eq!((code, text.as_str()), (3, "the shards are gone")),
-            _ => assert!(code == 4 && text.contains("rank 1 ") && text.contains("the shards are gone"), "{code} {text}"),
+            _ => {
+                assert!(code == 4 && text.contains("rank 1 ") && text.contains("the shards are gone"), "{code} {text}")
+            }
         }
     }
 }
@@ -141,7 +149,9 @@ fn a_reducer_averages_gradients_in_buckets_step_after_step() {
     let found = of_ranks(2, |world| {
         let own = world.rank() as f32;
         let layers: Vec<Tensor> = (0..5_i64)
-            .map(|layer| Tensor::full([300, 1_000], 0.01 * layer as f64, (Kind::Float, Device::Cpu)).set_requires_grad(true))
+            .map(|layer| {
+                Tensor::full([300, 1_000], 0.01 * layer as f64, (Kind::Float, Device::Cpu)).set_requires_grad(true)
+            })
             .collect();
         let mut reducer = world.reducer(&layers)?.expect("two ranks");
         let mut gradients = Vec::new();
@@ -160,13 +170,17 @@ fn a_reducer_averages_gradients_in_buckets_step_after_step() {
                 reducer.prepare()?;
                 Ok(loss.f_backward()?)
             })?;
-            gradients.push(layers.iter().map(|layer| layer.grad().mean(Kind::Float).double_value(&[])).collect::<Vec<_>>());
+            gradients
+                .push(layers.iter().map(|layer| layer.grad().mean(Kind::Float).double_value(&[])).collect::<Vec<_>>());
         }
         Ok(gradients)
     });
     for gradients in found {
         for (step, gradients) in gradients.into_iter().enumerate() {
-            assert!(gradients.iter().all(|gradient| (gradient - 0.5 - step as f64).abs() < 1e-5), "{step} {gradients:?}");
+            assert!(
+                gradients.iter().all(|gradient| (gradient - 0.5 - step as f64).abs() < 1e-5),
+                "{step} {gradients:?}"
+            );
         }
     }
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// Between two beats.
 const BEAT: Duration = Duration::from_secs(1);
 /// Without a beat for so long a rank counts as gone.
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(15);
 /// The same once a call has broken somewhere.
 const ALARMED_SILENCE: Duration = Duration::from_secs(4);
 /// Between two looks at what the beating thread has found.
@@ -27,7 +27,7 @@ const GUARD: Duration = Duration::from_millis(200);
 /// How long the training thread has to end by itself once there is a verdict.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long whoever keeps the store stays for the others to read a verdict.
-const LINGER: Duration = Duration::from_secs(6);
+const LINGER: Duration = Duration::from_secs(3);
 
 /// A way out that holds for every loss of a rank.
 const START_AGAIN: &str =

@@ -124,7 +124,7 @@ pub fn watched(
 /// with all of them, to the last bit; elsewhere sums of floats round by the order of the ranks.
 pub fn over(points: &Points, start: Option<&Tensor>, options: Options, tell: &mut dyn FnMut(f64)) -> Result<Partition> {
     let _no_grad = tch::no_grad_guard();
-    check(points.count(), options.k)?;
+    check(points, options.k)?;
     let is_finite = check_finite(points.own());
     if !points.world().all(is_finite.is_ok())? {
         return Err(is_finite
@@ -238,7 +238,8 @@ pub(super) fn check_finite(points: &Tensor) -> Result<()> {
     if all { Ok(()) } else { Err(Error::data("the points to cluster are not finite")) }
 }
 
-fn check(count: usize, k: usize) -> Result<()> {
+fn check(points: &Points, k: usize) -> Result<()> {
+    let count = points.count();
     if k == 0 {
         return Err(Error::usage("cluster.k = 0 makes no clusters").with_hint("set cluster.k to 2 or more"));
     }
@@ -246,7 +247,7 @@ fn check(count: usize, k: usize) -> Result<()> {
         return Err(Error::usage(format!("cluster.k = {k} clusters need as many rows, and there are {count}"))
             .with_hint("lower cluster.k, raise bank.capacity, or let the bank fill longer with cluster.every_steps"));
     }
-    if count < FEW_POINTS * k {
+    if count < FEW_POINTS * k && points.world().is_first() {
         tracing::warn!(
             "{count} rows for cluster.k = {k}: fewer than {FEW_POINTS} a cluster make unsteady clusters; {} would be better",
             FEW_POINTS * k

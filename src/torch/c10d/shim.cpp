@@ -3,6 +3,7 @@
 #include "shim.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Logging.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -10,6 +11,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,10 @@ namespace {
 
 using c10::intrusive_ptr;
 using std::chrono::milliseconds;
+
+// c10d's record of past calls is one for the process, and not safe where groups on several threads write to it. Whether there is one
+// is read from the environment at the first call; this is before main, where nobody else reads it.
+[[maybe_unused]] const int without_record = setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/0);
 
 thread_local std::string last_error;
 
@@ -100,6 +106,10 @@ const char* shoal_c10d_error() {
 // A client of the store at `host`:`port`, which this process keeps itself if `is_server`.
 int shoal_store_tcp(const char* host, uint16_t port, bool is_server, int64_t timeout_ms, StoreBox** made) {
   return guarded([&] {
+    // What its warnings tell comes as an error too, without the frames of C++.
+    if (!getenv("TORCH_CPP_LOG_LEVEL")) {
+      FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+    }
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = is_server;
