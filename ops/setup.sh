@@ -13,6 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 torch_version=2.11.0
 light_wheels=("nvidia-cuda-runtime==13.0.*" "nvidia-cuda-cupti==13.0.*")
+# What the headers of libtorch's CUDA half include, and no wheel asks for: the layer over NCCL is compiled with them.
+header_wheels=("nvidia-cuda-crt==13.0.*" "nvidia-cuda-cccl==13.0.*")
 
 say() { printf 'setup: %s\n' "$1" >&2; }
 
@@ -204,6 +206,7 @@ install_libtorch() {
     local requirements
     mapfile -t requirements < <(sed -nE 's/^Requires-Dist: ((nvidia-|cuda-toolkit)[^;]*[^; ]).*/\1/p' \
       "$partial"/whole/torch-*.dist-info/METADATA)
+    requirements+=("${header_wheels[@]}")
     pip_install "${for_target[@]}" --target "$partial/cuda" "${requirements[@]}" ||
       fail "pip could not install the CUDA libraries, see above"
     cp -Rl "$partial/cuda/." "$partial/whole/"

@@ -80,6 +80,9 @@ enum Command {
 /// Parses the command line and runs one command.
 pub fn run() -> Result<()> {
     let arguments = Arguments::parse();
+    if matches!(arguments.command, Command::Pretrain(_)) {
+        pretrain::claim_gpu()?; // before there are threads
+    }
     let _traces = log::start(&arguments.log)?;
     match arguments.command {
         Command::Pretrain(arguments) => pretrain::run(&arguments),

@@ -3,7 +3,7 @@
 use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::pipeline::{self, Ranks};
-use crate::torch::leave_at_once;
+use crate::torch::{cuda, leave_at_once};
 use crate::world::Launch;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -48,8 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         Some(run) => run.clone(),
         None => default_run(&arguments.pipeline)?,
     };
-    let launch = Launch::from_env(&|name| std::env::var(name).ok())?;
-    let ranks = launch.map(|launch| Ranks { launch, end: end_for_another });
+    let ranks = launch()?.map(|launch| Ranks { launch, end: end_for_another });
     let bar = !arguments.no_bar && std::io::stderr().is_terminal();
     let summary = pipeline::pretrain(&plan, &run, bar, ranks.as_ref())?;
     match ranks {
@@ -62,6 +61,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 fn end_for_another(error: &Error) {
     super::report(error);
     leave_at_once(i32::from(error.exit_code()));
+}
+
+/// Takes this process's GPU where several train together on one machine.
+pub(super) fn claim_gpu() -> Result<()> {
+    match launch()? {
+        Some(launch) if launch.local_size > 1 => cuda::claim(launch.local_rank),
+        _ => Ok(()),
+    }
+}
+
+fn launch() -> Result<Option<Launch>> {
+    Launch::from_env(&|name| std::env::var(name).ok())
 }
 
 fn default_run(pipeline: &Path) -> Result<PathBuf> {

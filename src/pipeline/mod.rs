@@ -62,7 +62,7 @@ pub fn pretrain(plan: &Plan, folder: &Path, bar: bool, ranks: Option<&Ranks>) ->
     }
     set_threads(&placement);
     let world = match ranks {
-        Some(ranks) => ranks.join(plan)?,
+        Some(ranks) => ranks.join(plan, placement.device)?,
         None => World::alone(),
     };
     let outcome = pretrain_in(&world, plan, folder, bar, &placement);

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tch::Device;
 use tokio::runtime::Runtime;
 
 /// How long a file of rank 0 may take to be seen by the others: network file systems remember what was not there.
@@ -31,7 +32,7 @@ pub struct Ranks {
 
 impl Ranks {
     /// Meets the others, if the work can be divided.
-    pub(super) fn join(&self, plan: &Plan) -> Result<World> {
+    pub(super) fn join(&self, plan: &Plan, device: Device) -> Result<World> {
         let (size, batch) = (self.launch.size, plan.train.batch_size);
         if !batch.is_multiple_of(size) || batch == 0 {
             return Err(Error::usage(format!("train.batch_size = {batch} cannot be divided among {size} ranks"))
@@ -39,7 +40,7 @@ impl Ranks {
         }
         let seen = (env!("CARGO_PKG_VERSION"), plan.to_toml()?);
         let agreed = format!("{:x?}", Sha256::digest(format!("{seen:?}")));
-        World::join(&self.launch, &plan.ranks, &agreed, self.end)
+        World::join(&self.launch, &plan.ranks, device, &agreed, self.end)
     }
 }
 

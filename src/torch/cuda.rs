@@ -44,6 +44,34 @@ pub fn is_usable() -> bool {
     open().is_ok() && tch::Cuda::is_available()
 }
 
+/// Lets CUDA show this process one GPU alone, the `local_rank`-th of those that it would: everything here computes on device 0. Call it
+/// before anything is asked of CUDA and before the first thread. A launcher that shows each process its own has done that already.
+///
+/// # Errors
+/// `CUDA_VISIBLE_DEVICES` names fewer GPUs than there are processes.
+pub fn claim(local_rank: usize) -> Result<()> {
+    const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+    let own = match std::env::var(VISIBLE) {
+        Err(_) => local_rank.to_string(),
+        Ok(shown) => {
+            let gpus: Vec<&str> = shown.split(',').map(str::trim).filter(|gpu| !gpu.is_empty()).collect();
+            match (gpus.len(), gpus.get(local_rank)) {
+                (0 | 1, _) => return Ok(()),
+                (_, Some(own)) => (*own).to_owned(),
+                (count, None) => {
+                    let what = format!(
+                        "{VISIBLE}={shown} shows {count} GPUs, and this is process {local_rank} here, counted from 0"
+                    );
+                    return Err(Error::usage(what).with_hint("start as many processes on a machine as it has GPUs"));
+                }
+            }
+        }
+    };
+    // SAFETY: no other thread reads the environment yet.
+    unsafe { std::env::set_var(VISIBLE, own) };
+    Ok(())
+}
+
 type EventHandle = *mut c_void;
 type StreamHandle = *mut c_void;
 type GuardHandle = *mut c_void;

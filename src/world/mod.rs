@@ -17,7 +17,7 @@ pub use launch::Launch;
 
 use crate::config::RanksPlan;
 use crate::error::{Error, Result};
-use crate::torch::c10d::{Group, Joining, Reducer, Reduction, Store};
+use crate::torch::c10d::{Group, Joining, Reducer, Reduction, Store, nccl};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,17 +51,18 @@ impl World {
         Self { many: None }
     }
 
-    /// Meets the other ranks of `launch`. `agreed` is what must be the same on all of them: whoever differs is told so. `end` ends
+    /// Meets the other ranks of `launch`, to compute on `device`. `agreed` is what must be the same on all of them: whoever differs is told so. `end` ends
     /// this process for a reason that lies with another rank, while the thread that trains may be stuck.
     ///
     /// # Errors
     /// Some rank does not come in time, two claim the same number, or they do not agree.
-    pub fn join(launch: &Launch, plan: &RanksPlan, agreed: &str, end: fn(&Error)) -> Result<Self> {
+    pub fn join(launch: &Launch, plan: &RanksPlan, device: Device, agreed: &str, end: fn(&Error)) -> Result<Self> {
+        let cuda = if device == Device::Cpu { None } else { Some(nccl::maker()?) };
         let timeout = Duration::from_secs_f64(plan.timeout_s);
         let (store, host) = roll::call(launch, timeout, agreed)?;
         let (rank, size) = (launch.rank, launch.size);
         let number = |count: usize| i32::try_from(count).map_err(|_| Error::usage("too many ranks"));
-        let joining = Joining { rank: number(rank)?, size: number(size)?, timeout, host, cuda: None };
+        let joining = Joining { rank: number(rank)?, size: number(size)?, timeout, host, cuda };
         let here = Whereabouts {
             rank,
             size,

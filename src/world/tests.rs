@@ -18,7 +18,7 @@ pub(crate) fn ranks<T: Send>(size: usize, work: impl Fn(&World) -> Result<T> + S
             attempt: "0".into(),
         };
         let plan = RanksPlan { timeout_s: 60.0, ..RanksPlan::default() };
-        let world = World::join(&launch, &plan, "the same", |error| panic!("{error}"))?;
+        let world = World::join(&launch, &plan, Device::Cpu, "the same", |error| panic!("{error}"))?;
         let outcome = work(&world);
         world.part(outcome.as_ref().map(|_| ()));
         outcome

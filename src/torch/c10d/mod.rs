@@ -5,6 +5,8 @@
 //! gathers tensors; a [`Reducer`] averages gradients while the backward pass still runs. All ranks of a group must make the same calls
 //! in the same order. What can go wrong: a rank that is gone, hangs or cannot be reached; the error has c10d's own words.
 
+pub mod nccl;
+
 use crate::error::{Error, Result};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::null_mut;
