@@ -7,7 +7,7 @@
 //! bank ROWS WIDTH FOLDER THREADS                       memory of a full bank, and pushes of 256 rows while it is written to FOLDER
 
 use serde_json::{Value, json};
-use shoal::bank::Bank;
+use shoal::bank::{Bank, Entries};
 use shoal::cluster::kmeans::{self, Options};
 use shoal::cluster::whiten::Whitening;
 use shoal::config::Empties;
@@ -114,7 +114,8 @@ fn bank(rows: usize, width: i64, folder: &str) -> Value {
         let features = Tensor::randn([count as i64, width], (Kind::Float, Device::Cpu));
         let ids: Vec<SampleId> = (first..first + count as u64).map(SampleId).collect();
         step += 1;
-        timed(|| bank.push(&ids, &vec![None; count], None, &features, step)).1
+        let entries = Entries::of_one(ids, vec![None; count]);
+        timed(|| bank.push(&entries, &features, step)).1
     };
     for first in (0..rows).step_by(4_096) {
         push(&mut bank, first as u64, 4_096.min(rows - first));

@@ -57,6 +57,12 @@ impl Entries {
         Self::of(&ranks.collect::<Result<Vec<_>>>()?)
     }
 
+    /// Samples that one rank alone has read, without labels.
+    pub fn of_one(ids: Vec<SampleId>, classes: Vec<Option<i64>>) -> Self {
+        let readers = (0..ids.len()).map(|row| (0, row)).collect();
+        Self { ids, classes, readers, ..Self::default() }
+    }
+
     /// From what each rank has sent.
     fn of(ranks: &[Vec<i64>]) -> Result<Self> {
         let longest = ranks.iter().map(|sent| sent[0]).max().unwrap_or(0) as usize;

@@ -17,13 +17,8 @@ fn push(bank: &mut Bank, ids: &[u64], step: u64) -> Result<()> {
 
 /// Samples that this rank has read, those with even ids of a class of the same number.
 pub(crate) fn entries_of(ids: &[u64], labels: Option<Vec<u32>>) -> Entries {
-    Entries {
-        ids: ids.iter().copied().map(SampleId).collect(),
-        classes: ids.iter().map(|&id| (id % 2 == 0).then_some(id as i64)).collect(),
-        labels,
-        pass: 0,
-        readers: (0..ids.len()).map(|row| (0, row)).collect(),
-    }
+    let classes = ids.iter().map(|&id| (id % 2 == 0).then_some(id as i64)).collect();
+    Entries { labels, ..Entries::of_one(ids.iter().copied().map(SampleId).collect(), classes) }
 }
 
 fn read(path: &Path, capacity: usize) -> Result<Bank> {

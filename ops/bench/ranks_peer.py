@@ -1,0 +1,33 @@
+"""The bare loop over c10d that `ranks.py` compares with: all-reduces of torch.distributed over gloo, and nothing else.
+
+    RANK=.. WORLD_SIZE=.. MASTER_ADDR=.. MASTER_PORT=.. ranks_peer.py BYTES... ROUNDS
+
+Rank 0 prints, as JSON, the median seconds of ROUNDS all-reduces of floats for each size.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+*sizes, rounds = [int(text) for text in sys.argv[1:]]
+found = []
+for size in sizes:
+    values = torch.ones(size // 4)
+    seconds = []
+    for number in range(rounds + 2):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        if number >= 2:
+            seconds.append(time.perf_counter() - started)
+    found.append([size, statistics.median(seconds)])
+if os.environ["RANK"] == "0":
+    print(json.dumps({"torch": torch.__version__, "found": found}))
+dist.destroy_process_group()
