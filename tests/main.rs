@@ -4,6 +4,7 @@
 mod cluster;
 mod commands;
 mod damage;
+mod deploy;
 mod detection;
 mod export;
 mod faults;

@@ -165,6 +165,11 @@ fn two_and_four_ranks_have_the_losses_of_one() {
         ("rolling", &["train.steps=20", "cluster.refresh=rolling", "bank.encoder=student"], &[2]),
         ("full", &["train.steps=20", "cluster.refresh=full", "bank.capacity=400", "cluster.k=5"], &[2]),
         ("overlap", &["train.steps=24", "cluster.overlap=true", "cluster.overlap_steps=3"], &[2]),
+        (
+            "classes",
+            &["train.steps=20", "train.labels=classes", "stream.shards=[\"shards/fashion-test.tar.zst\"]"],
+            &[2],
+        ),
     ] {
         let alone = folder.path().join(name);
         pretrain(&pipeline, &alone, settings);
@@ -231,6 +236,42 @@ fn torchrun_starts_them_again_when_one_is_killed() {
     assert!(killed.success());
     torchrun.succeed();
     assert_same_run(&alone, &run, 40);
+}
+
+#[test]
+fn windows_of_ranks_are_balanced_and_their_clock_is_that_of_rank_0() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pipeline = crate::run::small_pipeline(folder.path());
+    let run = folder.path().join("run");
+    let balanced = ["train.balance=sample", "train.balance_window=4", "train.steps=40", "snapshot.every_steps=0"];
+    start(&pipeline, &run, 2, &[&balanced[..], &["snapshot.every_minutes=0.02"]].concat()).succeed();
+    assert_eq!(steps_done(&run), 40);
+    // One at the end, and some while it went on.
+    assert!(records(&run, "snapshot").len() >= 2, "{:?}", records(&run, "snapshot"));
+}
+
+#[test]
+fn a_rank_that_fails_is_named_with_its_reason_and_one_that_hangs_with_where_it_was() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pipeline = in_step(folder.path(), "");
+    let run = folder.path().join("failing");
+    fs::create_dir_all(run.join("ledger.rank-1.jsonl")).expect("a folder in the way");
+    let ends = start(&pipeline, &run, 3, &["train.batch_size=18"]).ends();
+    assert_eq!(ends.iter().map(|(code, _)| *code).collect::<Vec<_>>(), [Some(4), Some(3), Some(4)], "{ends:?}");
+    for rank in [0, 2] {
+        let log = &ends[rank].1;
+        assert!(log.contains("rank 1 ") && log.contains("ended by an error") && log.contains("ledger.rank-1"), "{log}");
+    }
+
+    // Whoever reads this never comes to its end.
+    let run = folder.path().join("hanging");
+    fs::create_dir_all(&run).expect("a folder");
+    let pipe = run.join("ledger.rank-1.jsonl");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo starts").success());
+    let ends = start(&pipeline, &run, 3, &["train.batch_size=18", "ranks.timeout_s=4"]).ends();
+    for (rank, (code, log)) in ends.into_iter().enumerate() {
+        assert!(code == Some(4) && log.contains("rank 1 did not come to a call"), "rank {rank}, {code:?}: {log}");
+    }
 }
 
 /// The processes that a process has started.
@@ -335,17 +376,9 @@ fn ranks_that_do_not_mean_the_same_run_are_told_so() {
     let other_settings = ["train.steps=3", "ranks.timeout_s=6", "train.lr=0.5"];
     let elsewhere = folder.path().join("elsewhere");
     let all = || Start { pipeline: &pipeline, run: &run, size: 2, port: free_port(), more: &more };
-    let cases: [(&str, Box<dyn Fn(&Start<'_>) -> Command + '_>); 4] = [
+    let cases: [(&str, Box<dyn Fn(&Start<'_>) -> Command + '_>); 3] = [
         ("same WORLD_SIZE", Box::new(|all| Start { size: 4, more: &more, ..*all }.command(1))),
-        (
-            "two processes claim to be rank 0",
-            Box::new(|all| {
-                let mut command = all.command(1);
-                command.env("RANK", "0").env("LOCAL_RANK", "0").env("TORCHELASTIC_USE_AGENT_STORE", "True");
-                command
-            }),
-        ),
-        ("another program, pipeline or run folder", Box::new(|all| Start { more: &other_settings, ..*all }.command(1))),
+        ("another program, pipeline", Box::new(|all| Start { more: &other_settings, ..*all }.command(1))),
         ("does not see the run folder of rank 0", Box::new(|all| Start { run: &elsewhere, ..*all }.command(1))),
     ];
     for (expected, second) in cases {
@@ -355,6 +388,13 @@ fn ranks_that_do_not_mean_the_same_run_are_told_so() {
         assert!(ends.iter().any(|(code, log)| *code == Some(2) && log.contains(expected)), "{expected}: {ends:?}");
         assert!(ends.iter().all(|(code, _)| matches!(code, Some(2 | 4))), "{expected}: {ends:?}");
     }
+    let three = ["ranks.timeout_s=4", "train.batch_size=18"];
+    let doubled = Start { size: 3, more: &three, ..all() };
+    let mut ranks = Ranks::of(&run, [0, 1, 1].into_iter().map(|rank| doubled.command(rank)));
+    let ends = ranks.ends();
+    let is_refused = |(code, log): &(Option<i32>, String)| *code == Some(2) && log.contains("claim to be rank 1 of 3");
+    assert!(ends.iter().any(is_refused), "{ends:?}");
+    assert!(ends.iter().filter(|end| !is_refused(end)).all(|(code, log)| *code == Some(4) && log.contains("rank 2")));
 
     let busy = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = busy.local_addr().expect("an address").port();

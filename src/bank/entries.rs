@@ -25,6 +25,8 @@ pub struct Entries {
     pub labels: Option<Vec<u32>>,
     /// The highest pass of any.
     pub pass: u64,
+    /// The highest pass of the rank that is farthest behind.
+    pub pass_of_slowest: u64,
     /// The rank that read each, and its number among those of the rank.
     pub(super) readers: Vec<(usize, usize)>,
 }
@@ -66,7 +68,12 @@ impl Entries {
     /// From what each rank has sent.
     fn of(ranks: &[Vec<i64>]) -> Result<Self> {
         let longest = ranks.iter().map(|sent| sent[0]).max().unwrap_or(0) as usize;
-        let mut entries = Self::default();
+        let pass_of = |sent: &Vec<i64>| {
+            let fields = sent[2..][..sent[0] as usize * FIELDS].chunks(FIELDS);
+            fields.map(|fields| fields[4] as u64).max()
+        };
+        let pass_of_slowest = ranks.iter().filter_map(pass_of).min().unwrap_or(0);
+        let mut entries = Self { pass_of_slowest, ..Self::default() };
         let mut labels = Vec::new();
         for row in 0..longest {
             for (rank, sent) in ranks.iter().enumerate().filter(|(_, sent)| row < sent[0] as usize) {
@@ -110,7 +117,7 @@ mod tests {
         assert_eq!(found.classes[5], Some(50));
         assert_eq!(found.labels.expect("labels")[6], 106);
         assert_eq!(found.readers, [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2)]);
-        assert_eq!(found.pass, 2);
+        assert_eq!((found.pass, found.pass_of_slowest), (2, 1));
         Ok(())
     }
 }

@@ -43,7 +43,7 @@ pub fn divide(
     if is_plain || points.world().is_alone() {
         return divide_here(points, plan, start, seed, tell);
     }
-    let whole = points.whole()?;
+    let whole = points.whole_on_first()?;
     let work = || divide_here(&Points::alone(&whole)?, plan, start, seed, tell)?.into_tensors();
     Division::from_tensors(points.world().on_first(points.device(), work)?)
 }

@@ -86,6 +86,31 @@ impl Points {
         self.interleave(&self.own)
     }
 
+    /// All of them on rank 0, none on the others.
+    pub fn whole_on_first(&self) -> Result<Tensor> {
+        if self.world.is_alone() {
+            return self.whole();
+        }
+        let size = self.world.size() as i64;
+        let is_first = self.world.is_first();
+        let held = |rank: i64| (self.count - rank + size - 1).div_euclid(size).max(0);
+        let mut sends = vec![0; size as usize];
+        sends[0] = self.own.size2()?.0;
+        let takes: Vec<i64> = (0..size).map(|rank| if is_first { held(rank) } else { 0 }).collect();
+        let own = self.own.f_to_device(Device::Cpu)?;
+        let parts = self.world.exchange(&own, &sends, &takes)?;
+        if !is_first {
+            return Ok(parts);
+        }
+        let whole = Tensor::f_empty([self.count, self.width() as i64], (Kind::Float, Device::Cpu))?;
+        let mut start = 0;
+        for (rank, rows) in (0..size).zip(takes) {
+            whole.f_slice(0, rank, None::<i64>, size)?.f_copy_(&parts.f_narrow(0, start, rows)?)?;
+            start += rows;
+        }
+        Ok(whole.f_to_device(self.device())?)
+    }
+
     /// What every rank has for its rows, for the rows of all.
     pub fn of_all_labels(&self, own: Vec<u32>) -> Result<Vec<u32>> {
         if self.world.is_alone() {

@@ -32,7 +32,7 @@ use crate::observe::{Baseline, CollapseWatch, Controls, Hardware, Live, Observer
 use crate::shards::index::{Collector, Index};
 use crate::shards::{Ledger, ShardList};
 use crate::snapshot::Store;
-use crate::torch::device::{Placement, place, set_threads};
+use crate::torch::device::{Placement, place_among, set_threads};
 use crate::train::Trainer;
 use crate::train::upload::Uploader;
 use crate::world::World;
@@ -56,10 +56,7 @@ use watchers::Watchers;
 /// # Errors
 /// [`Error::Interrupted`] after Ctrl-C or SIGTERM, with the snapshot that was written; what other ranks have met, with their number.
 pub fn pretrain(plan: &Plan, folder: &Path, bar: bool, ranks: Option<&Ranks>) -> Result<Summary> {
-    let mut placement = place(&plan.device)?;
-    if let Some(ranks) = ranks {
-        placement.share(ranks.launch.local_size);
-    }
+    let placement = place_among(&plan.device, ranks.map_or(1, |ranks| ranks.launch.local_size))?;
     set_threads(&placement);
     let world = match ranks {
         Some(ranks) => ranks.join(plan, placement.device)?,
@@ -76,7 +73,11 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
         false => None,
     };
     ranks::see_one_folder(world, folder)?;
-    let mut plan = classes::of_run(plan, folder)?;
+    let counts_classes = classes::are_unknown(plan);
+    let mut plan = match world.is_first() {
+        true => classes::of_run(plan, folder)?,
+        false => plan.clone(),
+    };
     if world.is_first() {
         run_folder::settle_plan(&plan, folder)?;
         tracing::info!("device {:?}: {}", placement.device, placement.reason);
@@ -88,8 +89,12 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
     let runtime = start_runtime()?;
     let stop = if world.is_alone() { Stop::default() } else { Stop::launched() };
     stop.on_signals(runtime.handle())?;
-    if classes::are_unknown(&plan) {
-        plan.train.classes = ranks::first_says(world, "classes", || classes::count(&plan, &list, &runtime, &stop))?;
+    ranks::see_one_list(world, &list)?;
+    if counts_classes {
+        plan.train.classes = ranks::first_says(world, "classes", || match plan.train.known_classes() {
+            Some(of_run) => Ok(of_run),
+            None => classes::count(&plan, &list, &runtime, &stop),
+        })?;
         if world.is_first() {
             run_folder::settle_plan(&plan, folder)?;
         }
@@ -101,6 +106,10 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
         ledger = ledger.with_index(Collector::new(Index::new(folder.join("index"))));
     }
     let ledger = Arc::new(ledger);
+    let lost_before = match world.is_first() {
+        true => run_folder::losses_of_former_ranks(folder, world.size(), &plan.stream)?,
+        false => BTreeMap::new(),
+    };
     let mut trainer = Trainer::new(plan, placement, world)?;
     let snapshots = Writer::new(world, store, folder);
     let resumed = match snapshots.newest()? {
@@ -168,6 +177,7 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
         runtime: &runtime,
         stop,
         ledger,
+        lost_before,
         trainer,
         snapshots: Arc::new(snapshots),
         saving: None,
@@ -181,7 +191,8 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
     let outcome = guard::guard("train", || run.go());
     let last = match &outcome {
         Ok(()) | Err(Error::Interrupted { .. }) => None,
-        Err(_) => {
+        Err(error) => {
+            world.fail(error);
             drop(run.saving.take()); // it may be the last good one
             run.last_snapshot()
         }

@@ -8,12 +8,15 @@ use crate::batch::Standing;
 use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Opening, Share, redeal};
+use crate::shards::{Ledger, ShardList};
 use crate::train::state::Restored;
+use crate::train::upload::DeviceBatch;
 use crate::world::{Launch, World};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tch::Device;
 use tokio::runtime::Runtime;
@@ -38,7 +41,7 @@ impl Ranks {
             return Err(Error::usage(format!("train.batch_size = {batch} cannot be divided among {size} ranks"))
                 .with_hint("it is the batch of all ranks together: choose a multiple of their number"));
         }
-        let seen = (env!("CARGO_PKG_VERSION"), plan.to_toml()?);
+        let seen = (env!("CARGO_PKG_VERSION"), plan.to_toml()?, device != Device::Cpu);
         let agreed = format!("{:x?}", Sha256::digest(format!("{seen:?}")));
         World::join(&self.launch, &plan.ranks, device, &agreed, self.end)
     }
@@ -75,23 +78,51 @@ pub(super) fn see_one_folder(world: &World, folder: &Path) -> Result<()> {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
-    world.meet(&mut || Ok(()))?;
+    world.meet()?;
     if world.is_first() {
         let _ = fs::remove_file(&path); // it has served
     }
     Ok(())
 }
 
-/// A number that rank 0 finds out, however long it takes.
-pub(super) fn first_says(world: &World, what: &str, find: impl FnOnce() -> Result<usize>) -> Result<usize> {
-    if !world.is_first() {
-        let text = world.await_post(what)?;
-        let number = String::from_utf8_lossy(&text).parse();
-        return number.map_err(|_| Error::device(format!("rank 0 does not say the number of {what}")));
+/// Makes sure that every rank has the same list.
+///
+/// # Errors
+/// Some have another than rank 0.
+pub(super) fn see_one_list(world: &World, list: &ShardList) -> Result<()> {
+    let all = world.gather_bytes(list.fingerprint().as_bytes())?;
+    let others: Vec<usize> = (1..all.len()).filter(|&rank| all[rank] != all[0]).collect();
+    if others.is_empty() {
+        return Ok(());
     }
-    let found = find()?;
-    world.post(what, found.to_string().as_bytes())?;
-    Ok(found)
+    Err(Error::data(format!("ranks {others:?} find other shards in the list than rank 0"))
+        .with_hint("stream.shards must mean the same on every machine: shared folders, or URLs"))
+}
+
+/// A number that rank 0 finds out, however long it takes, or why it did not.
+pub(super) fn first_says(world: &World, what: &str, find: impl FnOnce() -> Result<usize>) -> Result<usize> {
+    if world.is_alone() {
+        return find();
+    }
+    let unclear = |error| Error::device(format!("rank 0 does not say the number of {what}: {error}"));
+    if world.is_first() {
+        let found = find();
+        let told = match &found {
+            Ok(number) => serde_json::json!({ "number": number }),
+            Err(Error::Interrupted { .. }) => serde_json::json!({ "interrupted": true }),
+            Err(error) => serde_json::json!({ "error": error.to_string() }),
+        };
+        world.post(what, told.to_string().as_bytes())?;
+        return found;
+    }
+    let told: serde_json::Value = serde_json::from_slice(&world.await_post(what)?).map_err(unclear)?;
+    if told["interrupted"] == true {
+        return Err(Error::Interrupted { snapshot: None });
+    }
+    match told["number"].as_u64() {
+        Some(number) => Ok(number as usize),
+        None => Err(Error::device(format!("rank 0: {}", told["error"].as_str().unwrap_or("no reason given")))),
+    }
 }
 
 /// Where this rank's stream goes on. Where there are more or fewer ranks than before, rank 0 deals what is left of the lists anew.
@@ -109,7 +140,9 @@ pub(super) fn deal_anew(world: &World, runtime: &Runtime, opening: &Opening, res
     };
     tracing::info!("{ranks} ranks trained before, {} do now: the rest of the stream is dealt anew", world.size());
     let size = u32::try_from(world.size()).map_err(|_| Error::usage("too many ranks"))?;
-    let dealt = runtime.block_on(redeal(opening, &cursors, size))?;
+    // What is lost on the way has been counted before.
+    let ledger = Arc::new(Ledger::in_memory(&opening.plan));
+    let dealt = runtime.block_on(redeal(&Opening { ledger, ..opening.clone() }, &cursors, size))?;
     for (rank, cursor) in dealt.into_iter().enumerate() {
         if rank == 0 {
             standing.cursor = cursor;
@@ -138,7 +171,7 @@ pub(super) fn of_all_ranks(world: &World, own: BTreeMap<String, u64>) -> Result<
 }
 
 /// What one rank wants, or all of them do: whatever any wants, all do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ballot {
     /// To stop.
     pub(super) stop: bool,
@@ -150,20 +183,54 @@ pub(super) struct Ballot {
     pub(super) waiting: bool,
     /// It has not come to the end of its part of a list.
     pub(super) goes_on: bool,
-    /// The highest pass of its batches.
-    pub(super) pass: u64,
+    /// The passes of its samples.
+    pub(super) passes: Passes,
+}
+
+/// From which pass to which samples are; of several ranks, also how far the one is that is farthest behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Passes {
+    pub(super) lowest: u64,
+    pub(super) highest: u64,
+    pub(super) highest_of_slowest: u64,
+}
+
+impl Passes {
+    /// Those of no samples: they change nothing.
+    const NONE: Self = Self { lowest: i64::MAX as u64, highest: 0, highest_of_slowest: i64::MAX as u64 };
+
+    /// Those of these batches.
+    pub(super) fn of(block: &[DeviceBatch]) -> Self {
+        let passes = || block.iter().flat_map(|batch| &batch.samples).map(|sample| sample.pass);
+        match (passes().min(), passes().max()) {
+            (Some(lowest), Some(highest)) => Self { lowest, highest, highest_of_slowest: highest },
+            _ => Self::NONE,
+        }
+    }
+}
+
+impl Default for Ballot {
+    fn default() -> Self {
+        Self { stop: false, pause: false, snapshot: false, waiting: false, goes_on: false, passes: Passes::NONE }
+    }
 }
 
 impl Ballot {
     /// What comes of the ballots of all ranks.
     pub(super) fn agree(self, world: &World) -> Result<Self> {
-        let Self { stop, pause, snapshot, waiting, goes_on, pass } = self;
+        if world.is_alone() {
+            return Ok(self);
+        }
+        let Self { stop, pause, snapshot, waiting, goes_on, passes } = self;
         let flags = [stop, pause, snapshot, waiting, goes_on].map(i64::from);
-        let all = world.largest(&[flags.as_slice(), &[pass as i64]].concat())?;
-        let [stop, pause, snapshot, waiting, goes_on, pass] = all[..] else {
+        // The lowest is the highest of what is below 0.
+        let numbers = [passes.highest as i64, -(passes.lowest as i64), -(passes.highest_of_slowest as i64)];
+        let all = world.largest(&[flags.as_slice(), &numbers].concat())?;
+        let [stop, pause, snapshot, waiting, goes_on, highest, lowest, slowest] = all[..] else {
             return Err(Error::device("a vote with another number of questions"));
         };
         let [stop, pause, snapshot, waiting, goes_on] = [stop, pause, snapshot, waiting, goes_on].map(|flag| flag > 0);
-        Ok(Self { stop, pause, snapshot, waiting, goes_on, pass: pass as u64 })
+        let passes = Passes { lowest: -lowest as u64, highest: highest as u64, highest_of_slowest: -slowest as u64 };
+        Ok(Self { stop, pause, snapshot, waiting, goes_on, passes })
     }
 }

@@ -6,7 +6,7 @@
 
 use super::by_name;
 use super::feed::{Feed, FeedPlan, Filters, Polled};
-use super::ranks::{Ballot, of_all_ranks, share_of};
+use super::ranks::{self, Ballot, Passes, of_all_ranks, share_of};
 use super::run_folder;
 use super::saving::{Saving, Writer};
 use super::stop::Stop;
@@ -15,7 +15,7 @@ use crate::cluster::assignments::{self, Assignments};
 use crate::config::{Plan, Refresh};
 use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
-use crate::ingest::{Cursor, Passes, Past, Share};
+use crate::ingest::{self, Cursor, Past, Share};
 use crate::observe::{Activity, CollapseWatch, Live, Meters, Observer, Stage};
 use crate::shards::{Ledger, ShardList};
 use crate::torch::device::Placement;
@@ -25,7 +25,7 @@ use crate::train::record::{AlarmRecord, CycleRecord, Record, SnapshotRecord};
 use crate::train::upload::{DeviceBatch, Uploader};
 use crate::world::World;
 use std::cell::LazyCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +44,8 @@ pub(super) struct Run<'a> {
     pub(super) runtime: &'a Runtime,
     pub(super) stop: Stop,
     pub(super) ledger: Arc<Ledger>,
+    /// Losses of ranks of earlier sessions that are no more.
+    pub(super) lost_before: BTreeMap<String, u64>,
     pub(super) trainer: Trainer,
     pub(super) snapshots: Arc<Writer>,
     pub(super) saving: Option<Saving>,
@@ -107,19 +109,22 @@ impl Run<'_> {
     /// The batches of the next block on the device, and the highest pass that any rank has in it; `None` once somebody asked to stop.
     fn next_block(&mut self) -> Result<Option<(Vec<DeviceBatch>, u64)>> {
         let _span = tracing::debug_span!("wait").entered();
-        let started = Instant::now();
         let wanted = if self.trainer.has_labels() { self.trainer.block_len() } else { 1 };
         let mut block = Vec::with_capacity(wanted);
-        let pass = loop {
-            self.activity.enter(Stage::Wait, "");
+        self.waited = Duration::ZERO;
+        self.activity.enter(Stage::Wait, "");
+        let passes = loop {
+            let started = Instant::now();
             self.fill_block(&mut block, wanted)?;
             let waiting = block.len() < wanted;
             let agreed = Ballot { waiting, ..self.ballot(&block) }.agree(&self.world)?;
+            self.waited += started.elapsed();
             if agreed.stop {
                 return Ok(None);
             }
             if agreed.snapshot && self.trainer.progress().step > self.snapshot_step {
                 self.snapshot()?;
+                self.activity.enter(Stage::Wait, "");
             }
             if self.saving.as_ref().is_some_and(Saving::is_done) {
                 self.finish_snapshot()?;
@@ -127,17 +132,16 @@ impl Run<'_> {
             if agreed.pause {
                 self.stand_still();
             } else if !agreed.waiting {
-                break agreed.pass;
+                break agreed.passes;
             }
         };
-        self.waited = started.elapsed();
         self.trainer.interval_mut().times.wait += self.waited;
-        Ok(Some((block, pass)))
+        Ok(Some((block, passes.highest)))
     }
 
     /// Takes what batches there are, up to `wanted` of them, without waiting for long.
     fn fill_block(&mut self, block: &mut Vec<DeviceBatch>, wanted: usize) -> Result<()> {
-        while block.len() < wanted {
+        while block.len() < wanted && !self.stop.is_requested() && !self.live.controls.is_paused() {
             match self.feed.poll()? {
                 Polled::Batch(batch) => block.push(self.uploader.upload(*batch)?),
                 Polled::Nothing => break,
@@ -153,7 +157,7 @@ impl Run<'_> {
             stop: self.stop.is_requested(),
             pause: self.live.controls.is_paused(),
             snapshot: self.live.controls.take_snapshot() || self.snapshot_is_overdue(),
-            pass: highest_pass(block),
+            passes: Passes::of(block),
             ..Ballot::default()
         }
     }
@@ -200,7 +204,7 @@ impl Run<'_> {
         if self.trainer.progress().steps == 0 && self.trainer.interval_mut().is_empty() {
             return Ok(());
         }
-        let losses = of_all_ranks(&self.world, by_name(&self.ledger.losses()))?;
+        let losses = of_all_ranks(&self.world, self.losses())?;
         let filtered = of_all_ranks(&self.world, by_name(&self.standing.filtered))?;
         let (mut record, labels) = self.trainer.close_interval(losses, filtered)?;
         record.pass_share = self.feed.sources().progress.share_of(record.pass);
@@ -264,9 +268,9 @@ impl Run<'_> {
             let mut block = Vec::with_capacity(1);
             let agreed = loop {
                 self.fill_block(&mut block, 1)?;
-                let (stop, pass) = (self.stop.is_requested(), highest_pass(&block));
+                let (stop, passes) = (self.stop.is_requested(), Passes::of(&block));
                 let waiting = block.is_empty();
-                let agreed = Ballot { stop, pass, waiting, ..Ballot::default() }.agree(&self.world)?;
+                let agreed = Ballot { stop, passes, waiting, ..Ballot::default() }.agree(&self.world)?;
                 if agreed.stop || !agreed.waiting {
                     break agreed;
                 }
@@ -280,10 +284,10 @@ impl Run<'_> {
             }
             taken += self.plan.train.batch_size;
             self.show_encoding(taken);
-            let first = *first_pass.get_or_insert(agreed.pass);
+            let first = *first_pass.get_or_insert(agreed.passes.lowest);
             // lists that are mixed have passes of their own, which say nothing of the whole
             let is_one_list = self.plan.stream.weights.is_empty();
-            if is_one_list && agreed.pass > first + 1 {
+            if is_one_list && agreed.passes.highest_of_slowest > first + 1 {
                 break; // the pass after the first is in, all of it
             }
         }
@@ -305,8 +309,9 @@ impl Run<'_> {
             Ok(list) => self.list = list,
             Err(error) => tracing::warn!("the list cannot be read again, the old one is kept: {error}"),
         }
+        ranks::see_one_list(&self.world, &self.list)?;
         let feed_plan = FeedPlan {
-            passes: Passes::Once,
+            passes: ingest::Passes::Once,
             start: Cursor::default(),
             batch_size: self.trainer.own_batch(),
             center_views: Some(CenterCrops::Middle),
@@ -348,6 +353,15 @@ impl Run<'_> {
         }
     }
 
+    /// What this rank has lost so far; rank 0 counts for ranks of earlier sessions too.
+    fn losses(&self) -> BTreeMap<String, u64> {
+        let mut losses = by_name(&self.ledger.losses());
+        for (reason, count) in &self.lost_before {
+            *losses.entry(reason.clone()).or_default() += count;
+        }
+        losses
+    }
+
     /// This rank's part of a list.
     fn share(&self) -> Result<Share> {
         share_of(&self.world)
@@ -373,7 +387,7 @@ impl Run<'_> {
         let _span = tracing::debug_span!("snapshot", step = self.trainer.progress().step).entered();
         let started = Instant::now();
         self.finish_snapshot()?;
-        self.world.meet(&mut || Ok(()))?; // the one before may take its time
+        self.world.meet()?; // the one before may take its time
         let step = self.trainer.progress().step;
         let saved = self.trainer.capture(&self.standing)?;
         let mut saving = Saving::begin(&self.snapshots, step, self.standing.cursor.clone(), saved)?;
@@ -419,9 +433,4 @@ impl Run<'_> {
     pub(super) fn last_snapshot(&self) -> Option<PathBuf> {
         self.snapshots.latest()
     }
-}
-
-/// The highest pass of any sample.
-fn highest_pass(block: &[DeviceBatch]) -> u64 {
-    block.iter().flat_map(|batch| &batch.samples).map(|sample| sample.pass).max().unwrap_or(0)
 }

@@ -1,9 +1,11 @@
 //! The folder of a run, apart from its snapshots: the resolved pipeline file and the assignments of each cycle.
 
 use crate::cluster::assignments;
-use crate::config::Plan;
+use crate::config::{Plan, StreamPlan};
 use crate::error::{Error, Result};
+use crate::shards::Ledger;
 use crate::snapshot;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,4 +46,18 @@ pub fn ledger(folder: &Path, rank: usize) -> PathBuf {
         0 => folder.join("ledger.jsonl"),
         rank => folder.join(format!("ledger.rank-{rank}.jsonl")),
     }
+}
+
+/// What ranks have lost that trained in earlier sessions, when there were more than `size` of them.
+///
+/// # Errors
+/// A ledger of theirs cannot be read.
+pub fn losses_of_former_ranks(folder: &Path, size: usize, plan: &StreamPlan) -> Result<BTreeMap<String, u64>> {
+    let mut losses = BTreeMap::new();
+    for path in (size..).map(|rank| ledger(folder, rank)).take_while(|path| path.is_file()) {
+        for (reason, count) in Ledger::open(&path, plan)?.losses() {
+            *losses.entry(reason.to_string()).or_default() += count;
+        }
+    }
+    Ok(losses)
 }

@@ -17,7 +17,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Names of folders that are being written, were replaced, or are being deleted: `.step-000000500.tmp-4711`.
 const WRITTEN: &str = "tmp";
@@ -29,6 +29,8 @@ const DELETED: &str = "deleted";
 pub struct Store {
     run_dir: PathBuf,
     plan: SnapshotPlan,
+    /// When it was opened, in nanoseconds: ids of processes come again, in containers soon.
+    opened: u128,
     _lock: RunLock,
 }
 
@@ -55,7 +57,8 @@ impl Store {
         let lock = RunLock::take(run_dir)?;
         clear_leftovers(&folder)?;
         sync(run_dir)?;
-        Ok(Self { run_dir: run_dir.to_owned(), plan: plan.clone(), _lock: lock })
+        let opened = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        Ok(Self { run_dir: run_dir.to_owned(), plan: plan.clone(), opened, _lock: lock })
     }
 
     /// The newest whole snapshot, every byte checked; `latest` is made to point to it. Damaged ones are passed over with
@@ -158,7 +161,7 @@ impl Store {
     }
 
     fn hidden(&self, step: u64, state: &str) -> PathBuf {
-        self.run_dir.join(FOLDER).join(format!(".{}.{state}-{}", folder_name(step), process::id()))
+        self.run_dir.join(FOLDER).join(format!(".{}.{state}-{}-{}", folder_name(step), process::id(), self.opened))
     }
 
     /// The size of the newest snapshot, as a guess at the next one's; 0 before the first.

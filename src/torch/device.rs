@@ -21,8 +21,13 @@ pub struct Placement {
 
 /// Chooses as the plan says. `kind = "cuda"` fails where CUDA cannot be used; `"auto"` says what it took and why.
 pub fn place(plan: &DevicePlan) -> Result<Placement> {
+    place_among(plan, 1)
+}
+
+/// The same for one of several processes that share this machine: each takes its part of the threads, unless the plan says how many.
+pub fn place_among(plan: &DevicePlan, processes: usize) -> Result<Placement> {
     let (device, reason) = choose(plan.kind)?;
-    let cores = available_parallelism().map_or(1, usize::from);
+    let cores = (available_parallelism().map_or(1, usize::from) / processes.max(1)).max(1);
     let (torch_threads, decode_threads) = match device {
         Device::Cpu => (cores, cores),
         _ => (2.min(cores), cores.saturating_sub(2).max(1)),
@@ -33,15 +38,6 @@ pub fn place(plan: &DevicePlan) -> Result<Placement> {
         torch_threads: if plan.threads > 0 { plan.threads } else { torch_threads },
         decode_threads: if plan.decode_threads > 0 { plan.decode_threads } else { decode_threads },
     })
-}
-
-impl Placement {
-    /// Leaves to each of so many processes on this machine its part of the threads.
-    pub fn share(&mut self, processes: usize) {
-        for threads in [&mut self.torch_threads, &mut self.decode_threads] {
-            *threads = (*threads / processes.max(1)).max(1);
-        }
-    }
 }
 
 fn choose(kind: DeviceKind) -> Result<(Device, String)> {

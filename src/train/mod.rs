@@ -163,7 +163,7 @@ impl Trainer {
         let features = self.encode(self.assigner()?, batch.center_views()?)?;
         let entries = self.entries(&batch.samples, None)?;
         self.push(&entries, &features)?;
-        self.progress.pass = entries.pass;
+        self.progress.pass = entries.pass_of_slowest; // the bank is ready when all have read their part
         Ok(())
     }
 

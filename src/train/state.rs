@@ -20,7 +20,7 @@ use super::Trainer;
 use super::progress::Progress;
 use super::seen;
 use crate::bank::{Bank, Capture};
-use crate::batch::{Remembered, Standing};
+use crate::batch::{Entry, Remembered, Standing};
 use crate::cluster::Clustering;
 use crate::cluster::assignments::Assignments;
 use crate::config::{Refresh, ViewsPlan};
@@ -29,7 +29,7 @@ use crate::ingest::Cursor;
 use crate::model::{Head, state};
 use crate::shards::FilteredCounts;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -280,9 +280,10 @@ impl Trainer {
             return Ok(Restored { standing, to_deal: None, ranks });
         }
         let mut standing = Standing::new(&self.plan.filter);
+        let seen = (0..ranks).map(seen_by).collect::<Result<Vec<_>>>()?;
+        standing.remembered.extend(oldest_first(&seen));
         let mut cursors = Vec::with_capacity(ranks);
         for old in 0..ranks {
-            standing.remembered.extend(seen_by(old)?.iter().copied());
             if old % size != rank && rank > 0 {
                 continue;
             }
@@ -295,5 +296,19 @@ impl Trainer {
             cursors.push(position.cursor);
         }
         Ok(Restored { standing, to_deal: (rank == 0).then_some(cursors), ranks })
+    }
+}
+
+/// What several ranks remember, in turn, each once.
+fn oldest_first(seen: &[Remembered]) -> Vec<Entry> {
+    let mut lists: Vec<_> = seen.iter().map(Remembered::iter).collect();
+    let mut known = HashSet::new();
+    let mut merged = Vec::new();
+    loop {
+        let round: Vec<&Entry> = lists.iter_mut().filter_map(Iterator::next).collect();
+        if round.is_empty() {
+            return merged;
+        }
+        merged.extend(round.into_iter().filter(|entry| known.insert(entry.id)).copied());
     }
 }

@@ -32,10 +32,8 @@ pub struct Launch {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// The launcher keeps the store, and not rank 0.
+    /// The launcher keeps a store there.
     pub launcher_keeps_store: bool,
-    /// How often the launcher has started all of them.
-    pub attempt: String,
 }
 
 /// The environment, of this process or of a test.
@@ -79,7 +77,6 @@ fn by_torchrun(env: Env<'_>) -> Result<Option<Launch>> {
         host,
         port: port(env, "MASTER_PORT")?,
         launcher_keeps_store: env("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True"),
-        attempt: env("TORCHELASTIC_RESTART_COUNT").unwrap_or_else(|| "0".into()),
     }))
 }
 
@@ -141,7 +138,7 @@ fn by_mpi(env: Env<'_>, [rank, size, local_rank, local_size]: [&str; 4]) -> Resu
 }
 
 fn alone_here(rank: usize, size: usize, host: String, port: u16) -> Launch {
-    Launch { rank, size, local_rank: 0, local_size: 1, host, port, launcher_keeps_store: false, attempt: "0".into() }
+    Launch { rank, size, local_rank: 0, local_size: 1, host, port, launcher_keeps_store: false }
 }
 
 fn nowhere(what: &str) -> Error {
@@ -222,7 +219,6 @@ mod tests {
             ("MASTER_ADDR", "node7"),
             ("MASTER_PORT", "4711"),
             ("TORCHELASTIC_USE_AGENT_STORE", "True"),
-            ("TORCHELASTIC_RESTART_COUNT", "2"),
         ];
         let expected = Launch {
             rank: 5,
@@ -232,7 +228,6 @@ mod tests {
             host: "node7".into(),
             port: 4711,
             launcher_keeps_store: true,
-            attempt: "2".into(),
         };
         assert_eq!(launch(&torchrun)?, Some(expected));
 

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 use watch::{Watch, Whereabouts};
 
+/// How much longer a call may take than the watch waits.
+const MARGIN: Duration = Duration::from_secs(60);
 /// Between two looks of a patient wait.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -38,10 +40,12 @@ struct Many {
     rank: usize,
     size: usize,
     group: Group,
+    /// Of the group, by which it is watched.
+    number: usize,
     store: Store,
     joining: Joining,
     bucket_bytes: i64,
-    meetings: AtomicU64,
+    occasions: AtomicU64,
     watch: Arc<Watch>,
 }
 
@@ -59,42 +63,47 @@ impl World {
     pub fn join(launch: &Launch, plan: &RanksPlan, device: Device, agreed: &str, end: fn(&Error)) -> Result<Self> {
         let cuda = if device == Device::Cpu { None } else { Some(nccl::maker()?) };
         let timeout = Duration::from_secs_f64(plan.timeout_s);
-        let (store, host) = roll::call(launch, timeout, agreed)?;
+        let roll::Met { store, store_is_at, host } = roll::call(launch, timeout, agreed)?;
         let (rank, size) = (launch.rank, launch.size);
         let number = |count: usize| i32::try_from(count).map_err(|_| Error::usage("too many ranks"));
-        let joining = Joining { rank: number(rank)?, size: number(size)?, timeout, host, cuda };
-        let here = Whereabouts {
-            rank,
-            size,
-            keeps_store: rank == 0 && !launch.launcher_keeps_store,
-            store_is_at: format!("{}:{}", launch.host, launch.port),
-            timeout,
-        };
+        // The watch finds out first who does not come.
+        let joining = Joining { rank: number(rank)?, size: number(size)?, timeout: timeout + MARGIN, host, cuda };
+        let here = Whereabouts { rank, size, store_is_at, timeout };
         let watch = Watch::start(&store, here, end)?;
         let watch = Arc::new(watch);
-        watch.enter("meeting");
+        let number = watch.add_group();
+        watch.enter(number, "meeting");
         let group = Group::join(&store.under("group")?, &joining).map_err(|error| watch.explain(error))?;
-        watch.leave();
+        watch.leave(number);
         let bucket_bytes = (plan.bucket_mib as i64) << 20;
-        let meetings = AtomicU64::new(0);
-        Ok(Self { many: Some(Arc::new(Many { rank, size, group, store, joining, bucket_bytes, meetings, watch })) })
+        let occasions = AtomicU64::new(0);
+        Ok(Self {
+            many: Some(Arc::new(Many { rank, size, group, number, store, joining, bucket_bytes, occasions, watch })),
+        })
     }
 
     /// The same ranks again, for a thread that computes with its like while this one goes on: calls of one never meet calls of the
     /// other.
     pub fn aside(&self, name: &str) -> Result<Self> {
         let Some(many) = &self.many else { return Ok(Self::alone()) };
+        if many.joining.cuda.is_some() {
+            let what = format!(
+                "several ranks on GPUs cannot {name} beside training: NCCL wants one order of all calls of a GPU"
+            );
+            return Err(Error::usage(what).with_hint("set cluster.overlap = false"));
+        }
         let store = many.store.under(name)?;
         let group = self.call("meeting", |many| Group::join(&store.under("group")?, &many.joining))?;
-        let meetings = AtomicU64::new(0);
+        let occasions = AtomicU64::new(0);
         let aside = Many {
             rank: many.rank,
             size: many.size,
             group,
+            number: many.watch.add_group(),
             store,
             joining: many.joining.clone(),
             bucket_bytes: many.bucket_bytes,
-            meetings,
+            occasions,
             watch: Arc::clone(&many.watch),
         };
         Ok(Self { many: Some(Arc::new(aside)) })
@@ -207,8 +216,17 @@ impl World {
             Some(Err(error)) => serde_json::json!({ "error": error.to_string(), "hint": error.hint() }),
             None => serde_json::Value::Null,
         };
-        let told = self.gather_bytes(head.to_string().as_bytes())?;
-        let head: serde_json::Value = serde_json::from_slice(&told[0])
+        // It may take long: the others wait outside of any call.
+        let key = self.next_key("answer")?;
+        let told = match done {
+            Some(_) => {
+                let told = head.to_string().into_bytes();
+                self.post(&key, &told)?;
+                told
+            }
+            None => self.await_post(&key)?,
+        };
+        let head: serde_json::Value = serde_json::from_slice(&told)
             .map_err(|error| Error::device(format!("rank 0 has sent no answer: {error}")))?;
         if let Some(Err(error)) = done {
             return Err(error);
@@ -235,15 +253,14 @@ impl World {
         Ok(tensors)
     }
 
-    /// Waits, however long it takes, until every rank has come here, as long as all are alive. `on_wait` is asked again and again
-    /// meanwhile, and ends the wait by an error.
-    pub fn meet(&self, on_wait: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    /// Waits, however long it takes, until every rank has come here, as long as all are alive.
+    pub fn meet(&self) -> Result<()> {
         let Some(many) = &self.many else { return Ok(()) };
-        let key = format!("meeting-{}", many.meetings.fetch_add(1, Ordering::Relaxed));
+        let key = self.next_key("meeting")?;
         let explain = |error| many.watch.explain(error);
         let mut come = many.store.add(&key, 1).map_err(explain)?;
         while come < many.size as i64 {
-            on_wait()?;
+            many.watch.check()?;
             std::thread::sleep(LOOK);
             come = many.store.add(&key, 0).map_err(explain)?;
         }
@@ -261,6 +278,7 @@ impl World {
         let Some(many) = &self.many else { return Err(Error::device("there is no other rank to wait for")) };
         let explain = |error| many.watch.explain(error);
         while !many.store.has(key).map_err(explain)? {
+            many.watch.check()?;
             std::thread::sleep(LOOK);
         }
         many.store.get(key).map_err(explain)
@@ -290,6 +308,13 @@ impl World {
         }
     }
 
+    /// Says that this rank has failed, before it puts its things in order, so that the others need not wait for that.
+    pub fn fail(&self, error: &Error) {
+        if let Some(many) = &self.many {
+            many.watch.fail(error);
+        }
+    }
+
     /// Says how this rank ends, so that its silence is not taken for a death. Rank 0 waits a little for the others where it keeps the
     /// store.
     pub fn part(&self, outcome: Result<(), &Error>) {
@@ -298,11 +323,17 @@ impl World {
         }
     }
 
+    /// A name that all ranks give to the same occasion, each in its turn.
+    fn next_key(&self, what: &str) -> Result<String> {
+        let Some(many) = &self.many else { return Err(Error::device("a world of one has no occasions")) };
+        Ok(format!("{what}-{}", many.occasions.fetch_add(1, Ordering::Relaxed)))
+    }
+
     fn call<T>(&self, what: &'static str, work: impl FnOnce(&Many) -> Result<T>) -> Result<T> {
         let Some(many) = &self.many else { return Err(Error::device("a world of one has nobody to call")) };
-        many.watch.enter(what);
+        many.watch.enter(many.number, what);
         let outcome = work(many);
-        many.watch.leave();
+        many.watch.leave(many.number);
         outcome.map_err(|error| many.watch.explain(error))
     }
 }

@@ -1,6 +1,6 @@
 //! How ranks find each other: the store, who is there, and whether all mean the same run.
 //!
-//! Nobody waits in silence: while ranks are missing, rank 0 names them every ten seconds. What can go wrong: the port is taken, a
+//! While ranks are missing, those that are there name them every ten seconds. What can go wrong: the port is taken, a
 //! rank does not come, two claim one number, or they were started with different numbers of ranks, programs or pipelines.
 
 use super::Launch;
@@ -15,15 +15,56 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Between two lines about them.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Opens the store and waits until all ranks have come; the store, and the address by which they reach this one.
-pub(super) fn call(launch: &Launch, timeout: Duration, agreed: &str) -> Result<(Store, Option<String>)> {
-    let started = Instant::now();
-    let (rank, size) = (launch.rank, launch.size);
-    let keeps_store = rank == 0 && !launch.launcher_keeps_store;
-    let store = Store::tcp(&launch.host, launch.port, keeps_store, timeout)
-        .map_err(|error| unreachable(launch, keeps_store, &error))?
-        .under(&format!("shoal/{}", launch.attempt))?;
+/// Where ranks have met.
+pub(super) struct Met {
+    /// The store, which rank 0 keeps.
+    pub(super) store: Store,
+    /// Its place, for people.
+    pub(super) store_is_at: String,
+    /// The address by which the others reach this rank; none where gloo is to find it.
+    pub(super) host: Option<String>,
+}
 
+/// Opens the store and waits until all ranks have come.
+///
+/// Rank 0 keeps the store, at MASTER_ADDR and MASTER_PORT. Where the launcher has a store of its own there, as torchrun has, rank 0 leaves
+/// a note in it where to find hers: that of an earlier start leads nowhere, or to a process that is about to end, and then is looked at
+/// again. (Counting starts would not do: each machine's torchrun counts its own.)
+pub(super) fn call(launch: &Launch, timeout: Duration, agreed: &str) -> Result<Met> {
+    let started = Instant::now();
+    let (store, host, port) = match (launch.launcher_keeps_store, launch.rank) {
+        (false, 0) => {
+            let kept = Store::keep(&launch.host, launch.port, timeout).map_err(|error| cannot_keep(launch, &error))?;
+            (sign(kept.0, launch, agreed)?, launch.host.clone(), kept.1)
+        }
+        (false, _) => {
+            let store =
+                Store::reach(&launch.host, launch.port, timeout).map_err(|error| unreachable(launch, &error))?;
+            (sign(store, launch, agreed)?, launch.host.clone(), launch.port)
+        }
+        (true, 0) => {
+            let (store, host, port) = keep_beside_launcher(launch, timeout)?;
+            (sign(store, launch, agreed)?, host, port)
+        }
+        (true, _) => find_by_launcher(launch, timeout, agreed)?,
+    };
+    let here = Here { host: hostname(), address: address_towards(&host, port) };
+    store.set(&format!("here-{}", launch.rank), serde_json::json!(here).to_string().as_bytes())?;
+    wait_for_all(&store, launch, started, timeout)?;
+    let address = match std::env::var_os("GLOO_SOCKET_IFNAME") {
+        Some(_) => None,
+        None => reachable_address(&store, launch.size, here, port)?,
+    };
+    Ok(Met { store, store_is_at: format!("{host}:{port}"), host: address.map(|address| address.to_string()) })
+}
+
+/// Enters this rank into the store of all.
+///
+/// # Errors
+/// Ranks were started with different numbers of them, two claim the same one, or they do not mean the same run.
+fn sign(store: Store, launch: &Launch, agreed: &str) -> Result<Store> {
+    let store = store.under("shoal")?;
+    let (rank, size) = (launch.rank, launch.size);
     let first_size = first_to_say(&store, "size", &size.to_string())?;
     if first_size != size.to_string() {
         return Err(Error::usage(format!(
@@ -37,19 +78,54 @@ pub(super) fn call(launch: &Launch, timeout: Duration, agreed: &str) -> Result<(
     }
     if first_to_say(&store, "agreed", agreed)? != agreed {
         return Err(Error::usage(format!(
-            "rank {rank} was started with another program, pipeline or run folder than the others"
+            "rank {rank} was started with another program, pipeline or kind of device than the others"
         ))
-        .with_hint("start all ranks with the same command line"));
+        .with_hint("start all ranks with the same command line, on machines that all have GPUs, or none"));
     }
-    let address = address_towards(&launch.host, launch.port);
-    let here = Here { host: hostname(), address };
-    store.set(&format!("here-{rank}"), serde_json::json!(here).to_string().as_bytes())?;
-    wait_for_all(&store, launch, started, timeout)?;
-    let address = match std::env::var_os("GLOO_SOCKET_IFNAME") {
-        Some(_) => None,
-        None => reachable_address(&store, launch, here)?,
+    Ok(store)
+}
+
+/// What is left in a launcher's store.
+const NOTE: &str = "shoal/store";
+
+fn keep_beside_launcher(launch: &Launch, timeout: Duration) -> Result<(Store, String, u16)> {
+    let agent = Store::reach(&launch.host, launch.port, timeout).map_err(|error| unreachable(launch, &error))?;
+    // A launcher on this very machine may be known by a name that means the machine to itself.
+    let host = match address_towards(&launch.host, launch.port) {
+        Some(address) if !address.is_loopback() => address.to_string(),
+        _ => launch.host.clone(),
     };
-    Ok((store, address.map(|address| address.to_string())))
+    let (store, port) = Store::keep(&host, 0, timeout)?;
+    let note = serde_json::json!(Note { host: host.clone(), port });
+    agent.set(NOTE, note.to_string().as_bytes())?;
+    Ok((store, host, port))
+}
+
+fn find_by_launcher(launch: &Launch, timeout: Duration, agreed: &str) -> Result<(Store, String, u16)> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let started = Instant::now();
+    let agent = Store::reach(&launch.host, launch.port, timeout).map_err(|error| unreachable(launch, &error))?;
+    let mut last = Error::device("rank 0 has left no note in the launcher's store");
+    while started.elapsed() < timeout {
+        if agent.has(NOTE)? {
+            let note: Note = serde_json::from_slice(&agent.get(NOTE)?)
+                .map_err(|error| Error::device(format!("rank 0 has left no note in the launcher's store: {error}")))?;
+            let signed = Store::reach(&note.host, note.port, PATIENCE).and_then(|store| sign(store, launch, agreed));
+            match signed {
+                Ok(store) => return Ok((store, note.host, note.port)),
+                Err(error) => last = error,
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+    Err(last)
+}
+
+/// Where rank 0 keeps the store.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    host: String,
+    port: u16,
 }
 
 /// What a rank says of itself.
@@ -61,15 +137,15 @@ struct Here {
 
 /// The address by which others reach this rank. Where the name in MASTER_ADDR means the machine to itself, as many `/etc/hosts` have it,
 /// the way to a rank on another machine tells.
-fn reachable_address(store: &Store, launch: &Launch, here: Here) -> Result<Option<IpAddr>> {
+fn reachable_address(store: &Store, size: usize, here: Here, port: u16) -> Result<Option<IpAddr>> {
     if !here.address.is_some_and(|address| address.is_loopback()) {
         return Ok(here.address);
     }
-    for rank in 0..launch.size {
+    for rank in 0..size {
         let other: Here = serde_json::from_slice(&store.get(&format!("here-{rank}"))?)
             .map_err(|error| Error::device(format!("rank {rank} says nothing of itself: {error}")))?;
         if let Some(address) = other.address.filter(|address| other.host != here.host && !address.is_loopback()) {
-            return Ok(address_towards(&address.to_string(), launch.port));
+            return Ok(address_towards(&address.to_string(), port));
         }
     }
     Ok(here.address)
@@ -125,13 +201,15 @@ fn first_to_say(store: &Store, key: &str, here: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&store.get(key)?).into_owned())
 }
 
-fn unreachable(launch: &Launch, keeps_store: bool, error: &Error) -> Error {
+fn cannot_keep(launch: &Launch, error: &Error) -> Error {
     let place = format!("{}:{}", launch.host, launch.port);
-    if keeps_store {
-        return Error::usage(format!("rank 0 cannot keep the store of the ranks at {place}: {error}"))
-            .with_hint("is another run at this port? choose another MASTER_PORT; MASTER_ADDR must be an address of rank 0's machine");
-    }
-    let rank = launch.rank;
+    Error::usage(format!("rank 0 cannot keep the store of the ranks at {place}: {error}")).with_hint(
+        "is another run at this port? choose another MASTER_PORT; MASTER_ADDR must be an address of rank 0's machine",
+    )
+}
+
+fn unreachable(launch: &Launch, error: &Error) -> Error {
+    let (rank, place) = (launch.rank, format!("{}:{}", launch.host, launch.port));
     Error::device(format!("rank {rank} does not reach the store of the ranks at {place}: {error}")).with_hint(
         "does rank 0 run, on the machine that MASTER_ADDR names, with the same MASTER_PORT, and does no firewall stand between?",
     )

@@ -15,7 +15,6 @@ pub(crate) fn ranks<T: Send>(size: usize, work: impl Fn(&World) -> Result<T> + S
             host: "127.0.0.1".into(),
             port,
             launcher_keeps_store: false,
-            attempt: "0".into(),
         };
         let plan = RanksPlan { timeout_s: 60.0, ..RanksPlan::default() };
         let world = World::join(&launch, &plan, Device::Cpu, "the same", |error| panic!("{error}"))?;
@@ -84,15 +83,11 @@ fn a_patient_meeting_waits_for_the_last_and_notes_are_read_by_all() {
             world.post("note", b"late")?;
         }
         let started = Instant::now();
-        let mut looks = 0;
-        world.meet(&mut || {
-            looks += 1;
-            Ok(())
-        })?;
-        Ok((world.await_post("note")?, looks > 0, started.elapsed()))
+        world.meet()?;
+        Ok((world.await_post("note")?, started.elapsed()))
     });
-    assert!(found.iter().all(|(note, ..)| note == b"late"));
-    assert!(found[0].1 && found[1].1 && !found[2].1, "{found:?}");
+    assert!(found.iter().all(|(note, _)| note == b"late"));
+    assert!(found[0].1 > Duration::from_millis(200) && found[1].1 > Duration::from_millis(200), "{found:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use super::roll::words;
 use crate::error::{Error, Result};
-use crate::torch::c10d::Store;
+use crate::torch::c10d::{Store, is_of_another_rank};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
@@ -38,12 +38,16 @@ const START_AGAIN: &str =
 pub(super) struct Whereabouts {
     pub(super) rank: usize,
     pub(super) size: usize,
-    pub(super) keeps_store: bool,
     pub(super) store_is_at: String,
     pub(super) timeout: Duration,
 }
 
 impl Whereabouts {
+    /// Rank 0 does.
+    fn keeps_store(&self) -> bool {
+        self.rank == 0
+    }
+
     fn silence(&self) -> Duration {
         SILENCE.min(self.timeout)
     }
@@ -58,12 +62,8 @@ impl Whereabouts {
 struct Beat {
     /// Beats so far.
     number: u64,
-    /// Calls begun.
-    calls: u64,
-    /// The last of them.
-    call: String,
-    /// Whether it is still in that call.
-    inside: bool,
+    /// For each group of ranks that it is in, the calls begun, and the last of them.
+    calls: Vec<(u64, String)>,
     end: Option<End>,
     process: u32,
 }
@@ -76,8 +76,8 @@ enum End {
     Done,
     /// By an error of its own.
     Failed(String),
-    /// Since others had ended.
-    Followed,
+    /// By a call that another had broken off, in these words.
+    Followed(String),
 }
 
 /// The threads that watch over one rank.
@@ -93,13 +93,19 @@ struct Shared {
     doing: Mutex<Doing>,
 }
 
+/// The calls of one group of ranks, which one thread makes.
+#[derive(Debug)]
+struct Calls {
+    begun: u64,
+    last: &'static str,
+    /// Since when it is in that call.
+    inside_since: Option<Instant>,
+}
+
 /// What is known on this rank.
 #[derive(Debug)]
 struct Doing {
-    calls: u64,
-    call: &'static str,
-    /// Since when it is in that call.
-    inside_since: Option<Instant>,
+    groups: Vec<Calls>,
     /// A call has broken here.
     alarmed: bool,
     end: Option<End>,
@@ -115,9 +121,7 @@ impl Watch {
     pub(super) fn start(store: &Store, here: Whereabouts, end: fn(&Error)) -> Result<Self> {
         let store = store.reconnect()?;
         let doing = Doing {
-            calls: 0,
-            call: "nothing",
-            inside_since: None,
+            groups: Vec::new(),
             alarmed: false,
             end: None,
             end_is_told: false,
@@ -132,27 +136,49 @@ impl Watch {
         Ok(Self { shared, threads: Mutex::new(vec![beat]) })
     }
 
-    /// Says that this rank goes into a call.
-    pub(super) fn enter(&self, call: &'static str) {
+    /// A further group of the same ranks; its number, for [`Watch::enter`].
+    pub(super) fn add_group(&self) -> usize {
         let mut doing = self.shared.doing();
-        doing.calls += 1;
-        doing.call = call;
-        doing.inside_since = Some(Instant::now());
+        doing.groups.push(Calls { begun: 0, last: "nothing", inside_since: None });
+        doing.groups.len() - 1
+    }
+
+    /// Says that this rank goes into a call of a group.
+    pub(super) fn enter(&self, group: usize, call: &'static str) {
+        let calls = &mut self.shared.doing().groups[group];
+        calls.begun += 1;
+        calls.last = call;
+        calls.inside_since = Some(Instant::now());
     }
 
     /// Says that the call has returned.
-    pub(super) fn leave(&self) {
-        self.shared.doing().inside_since = None;
+    pub(super) fn leave(&self, group: usize) {
+        self.shared.doing().groups[group].inside_since = None;
     }
 
-    /// Why a call broke: waits until it is known which rank is gone.
+    /// Whether all are alive, as far as is known.
+    ///
+    /// # Errors
+    /// Some rank is lost.
+    pub(super) fn check(&self) -> Result<()> {
+        match &self.shared.doing().verdict {
+            Some((verdict, _)) => Err(lost(verdict)),
+            None => Ok(()),
+        }
+    }
+
+    /// Why a call broke: waits until it is known which rank is gone. An error that is this rank's own stays as it is.
     pub(super) fn explain(&self, error: Error) -> Error {
+        if !is_of_another_rank(&error) {
+            return error;
+        }
         let started = Instant::now();
         self.shared.doing().alarmed = true;
-        let patience = self.shared.here.alarmed_silence() + GRACE;
+        // From a beat that is missed to a verdict that all have read.
+        let patience = self.shared.here.alarmed_silence() + 5 * BEAT + GRACE;
         loop {
-            if let Some((verdict, _)) = &self.shared.doing().verdict {
-                return lost(verdict);
+            if let Err(verdict) = self.check() {
+                return verdict;
             }
             if started.elapsed() > patience {
                 return error.with_hint(START_AGAIN);
@@ -161,18 +187,25 @@ impl Watch {
         }
     }
 
+    /// Says that this rank has failed, while it still puts its things in order.
+    pub(super) fn fail(&self, error: &Error) {
+        let mut doing = self.shared.doing();
+        let of_others = doing.verdict.is_some() || is_of_another_rank(error);
+        doing.end.get_or_insert(match of_others {
+            true => End::Followed(error.to_string()),
+            false => End::Failed(error.to_string()),
+        });
+    }
+
     /// Says how this rank ends. Whoever keeps the store waits for the others to have read what they need of it.
     pub(super) fn part(&self, outcome: Result<(), &Error>) {
-        let mut doing = self.shared.doing();
-        let broken = doing.verdict.is_some() || doing.alarmed;
-        doing.end = Some(match outcome {
-            Ok(()) | Err(Error::Interrupted { .. }) => End::Done,
-            Err(_) if broken => End::Followed,
-            Err(error) => End::Failed(error.to_string()),
-        });
-        drop(doing);
+        let is_orderly = matches!(outcome, Ok(()) | Err(Error::Interrupted { .. }));
+        match outcome {
+            Err(error) if !is_orderly => self.fail(error),
+            _ => _ = self.shared.doing().end.get_or_insert(End::Done),
+        }
         let started = Instant::now();
-        let patience = if outcome.is_ok() { self.shared.here.timeout } else { LINGER };
+        let patience = if is_orderly { self.shared.here.timeout } else { LINGER };
         while !self.shared.has_parted() && started.elapsed() < patience {
             thread::sleep(GUARD / 4);
         }
@@ -215,17 +248,12 @@ impl Shared {
     }
 
     fn beat_once(&self, store: &Store, number: u64, next: &mut Neighbour) -> Result<()> {
-        let (beat, waits_since, alarmed) = {
+        let (beat, waits, alarmed) = {
             let doing = self.doing();
-            let beat = Beat {
-                number,
-                calls: doing.calls,
-                call: doing.call.to_owned(),
-                inside: doing.inside_since.is_some(),
-                end: doing.end.clone(),
-                process: std::process::id(),
-            };
-            (beat, doing.inside_since, doing.alarmed)
+            let calls = doing.groups.iter().map(|calls| (calls.begun, calls.last.to_owned())).collect();
+            let beat = Beat { number, calls, end: doing.end.clone(), process: std::process::id() };
+            let is_long = |calls: &Calls| calls.inside_since.is_some_and(|since| since.elapsed() > self.here.timeout);
+            (beat, doing.groups.iter().position(is_long), doing.alarmed)
         };
         store.set(&key(self.here.rank), serde_json::json!(beat).to_string().as_bytes())?;
         if alarmed {
@@ -236,19 +264,21 @@ impl Shared {
             self.doing().verdict.get_or_insert((verdict, Instant::now()));
         }
         self.doing().answered = Instant::now();
-        if beat.end.is_some() {
-            if !self.here.keeps_store || self.all_have_ended(store)? {
-                self.doing().end_is_told = true;
-            }
+        if beat.end.is_some() && (!self.here.keeps_store() || self.all_have_ended(store)?) {
+            self.doing().end_is_told = true;
             return Ok(());
         }
         let silence = if store.has("alarm")? { self.here.alarmed_silence() } else { self.here.silence() };
         if let Some(verdict) = next.look(store, silence)? {
             self.judge(store, &verdict)?;
+            // Nobody else is to be waited for by who has ended.
+            self.doing().end_is_told |= beat.end.is_some();
         }
-        let waits_long = waits_since.is_some_and(|since| since.elapsed() > self.here.timeout);
-        if waits_long && self.doing().verdict.is_none() && store.add("judges", 1)? == 1 {
-            let verdict = self.find_laggards(store, &beat)?;
+        if let Some(group) = waits
+            && self.doing().verdict.is_none()
+            && store.add("judges", 1)? == 1
+        {
+            let verdict = self.find_laggards(store, &beat, group)?;
             self.judge(store, &verdict)?;
         }
         Ok(())
@@ -271,34 +301,36 @@ impl Shared {
             return;
         }
         let (rank, at) = (self.here.rank, &self.here.store_is_at);
-        let verdict = format!(
-            "rank 0, or the launcher, which keeps the store at {at}, is gone, or rank {rank} is cut off from it ({error})"
-        );
+        let verdict =
+            format!("rank 0, which keeps the store at {at}, is gone, or rank {rank} is cut off from it ({error})");
         doing.verdict.get_or_insert((verdict, Instant::now()));
     }
 
-    /// Which ranks have not come to the call in which this one waits.
-    fn find_laggards(&self, store: &Store, own: &Beat) -> Result<String> {
+    /// Which ranks have not come to the call of a group in which this one waits.
+    fn find_laggards(&self, store: &Store, own: &Beat, group: usize) -> Result<String> {
         let mut behind = Vec::new();
-        let mut last = Beat::default();
+        let (begun, call) = &own.calls[group];
+        let mut last = (0, String::new());
         for rank in 0..self.here.size {
             let beat = read(store, rank)?.unwrap_or_default();
-            if beat.calls < own.calls {
+            let calls = beat.calls.get(group).cloned().unwrap_or_default();
+            if calls.0 < *begun {
                 behind.push(rank);
-                last = beat;
+                last = calls;
             }
         }
-        let (call, waited) = (&own.call, self.here.timeout.as_secs_f64());
+        let waited = self.here.timeout.as_secs_f64();
         Ok(match behind.len() {
             0 => format!(
                 "all ranks have been in the same call ({call}) for {waited:.0} s: the network between them is cut, or too slow"
             ),
             _ => format!(
-                "{} did not come to a call ({call}) in which rank {} has waited for {waited:.0} s: it hangs after its call number {} ({})",
+                "{} did not come to a call ({call}) in which rank {} has waited for {waited:.0} s: nothing is heard of it after its \
+                 call number {} ({})",
                 words(&behind),
                 self.here.rank,
-                last.calls,
-                last.call
+                last.0,
+                last.1
             ),
         })
     }
@@ -324,13 +356,13 @@ impl Shared {
             if doing.verdict.is_none() && silent_for > self.here.silence() + BEAT {
                 let (rank, at) = (self.here.rank, &self.here.store_is_at);
                 let verdict = format!(
-                    "rank {rank} has had no answer from the store at {at} for {:.0} s: rank {rank} is cut off, or whoever keeps the store is",
+                    "rank {rank} has had no answer from the store at {at} for {:.0} s: it is cut off, or rank 0 is, which keeps the store",
                     silent_for.as_secs_f64()
                 );
                 doing.verdict = Some((verdict, Instant::now()));
             }
             let Some((verdict, since)) = &doing.verdict else { continue };
-            let grace = if self.here.keeps_store { GRACE + LINGER } else { GRACE };
+            let grace = if self.here.keeps_store() { GRACE + LINGER } else { GRACE };
             // Where it ends by itself it says so, unless it got stuck on the way.
             let patience = if doing.end.is_some() { grace + LINGER } else { grace };
             if since.elapsed() > patience {
@@ -372,7 +404,11 @@ impl Neighbour {
             Some(End::Failed(what)) => {
                 return Ok(Some(format!("rank {rank} (process {process}) ended by an error: {what}")));
             }
-            Some(End::Done | End::Followed) => {
+            // Whose fault it was must be known by now.
+            Some(End::Followed(what)) if !store.has("verdict")? => {
+                return Ok(Some(format!("rank {rank} (process {process}) ended by a call that broke: {what}")));
+            }
+            Some(End::Done | End::Followed(_)) => {
                 *self = Self { rank: (rank + 1) % self.size, last: None, changed: Instant::now(), ..*self };
                 return Ok(None);
             }
@@ -393,6 +429,9 @@ impl Neighbour {
     fn silent_row(&self, store: &Store) -> Result<Vec<usize>> {
         let after: Vec<usize> =
             (1..self.size).map(|far| (self.rank + far) % self.size).take_while(|&rank| rank != self.own).collect();
+        if after.is_empty() {
+            return Ok(vec![self.rank]);
+        }
         let mut before = Vec::with_capacity(after.len());
         for &rank in &after {
             before.push(read(store, rank)?);

@@ -85,13 +85,16 @@ impl<'a> Lloyd<'a> {
 
     fn with(kernel: Kernel, all: &'a Points, centroids: Vec<f32>, threads: usize) -> Result<Option<Self>> {
         let (width, world) = (all.width(), all.world());
-        let Some(points) = floats(all.own()).filter(|_| Screen::pays(width)) else { return Ok(None) };
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|error| Error::device(format!("cannot start threads for clustering: {error}")))?;
-        let (mean, largest) = pool.install(|| mean_and_largest(points, width));
-        let screen = pool.install(|| Screen::new(kernel, points, mean));
-        let is_for_all = world.all(screen.is_some())?;
-        let Some(screen) = screen.filter(|_| is_for_all) else { return Ok(None) };
+        // Other ranks may have other processors, or no points.
+        let points = floats(all.own()).filter(|points| Screen::pays(width) && !points.is_empty());
+        let screened = points.and_then(|points| {
+            let (mean, largest) = pool.install(|| mean_and_largest(points, width));
+            pool.install(|| Screen::new(kernel, points, mean)).map(|screen| (points, screen, largest))
+        });
+        let is_for_all = world.all(screened.is_some())?;
+        let Some((points, screen, largest)) = screened.filter(|_| is_for_all) else { return Ok(None) };
         // Whole numbers add up to the same whatever their order, if they count the same on every rank.
         let largest = world.largest(&[largest])?[0];
         let (count, k) = (screen.len(), centroids.len() / width);

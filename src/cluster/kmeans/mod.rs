@@ -120,8 +120,9 @@ pub fn watched(
     over(&Points::alone(points)?, start, options, tell)
 }
 
-/// [`watched`] over points that several ranks hold together; every rank gets the whole outcome. On a processor it is that of one rank
-/// with all of them, to the last bit; elsewhere sums of floats round by the order of the ranks.
+/// [`watched`] over points that several ranks hold together; every rank gets the whole outcome. By screening it is that of one rank
+/// with all of them, to the last bit (objectives, which only a tolerance looks at, are sums of doubles); by products, on a GPU or where
+/// screening is of no use to some rank, sums of doubles round by the order of the ranks.
 pub fn over(points: &Points, start: Option<&Tensor>, options: Options, tell: &mut dyn FnMut(f64)) -> Result<Partition> {
     let _no_grad = tch::no_grad_guard();
     check(points, options.k)?;
@@ -179,7 +180,7 @@ fn iterate(
         let before = objectives.last().copied().unwrap_or(f64::INFINITY);
         objectives.push(assigned.objective);
         tell(assigned.objective);
-        let little = !repaired && before - assigned.objective < options.tolerance * before;
+        let little = options.tolerance > 0.0 && !repaired && before - assigned.objective < options.tolerance * before;
         if assigned.settled || little {
             break;
         }

@@ -39,6 +39,7 @@ unsafe extern "C" {
         port: u16,
         is_server: bool,
         timeout_ms: i64,
+        taken: *mut u16,
         made: *mut *mut StoreBox,
     ) -> i32;
     fn shoal_store_under(store: *mut StoreBox, prefix: *const c_char, made: *mut *mut StoreBox) -> i32;
@@ -102,13 +103,22 @@ unsafe impl Send for Store {}
 unsafe impl Sync for Store {}
 
 impl Store {
-    /// The store at `host`:`port`, which this process keeps itself if `is_server`. Tries to reach it for as long as `timeout`, and
-    /// later waits no longer than that for a value.
-    pub fn tcp(host: &str, port: u16, is_server: bool, timeout: Duration) -> Result<Self> {
+    /// The store at `host`:`port`. Tries to reach it for as long as `timeout`, and later waits no longer than that for a value.
+    pub fn reach(host: &str, port: u16, timeout: Duration) -> Result<Self> {
+        Self::tcp(host, port, false, timeout).map(|(store, _)| store)
+    }
+
+    /// A store that this process keeps itself, at `host`:`port`, any where that is 0; with the port that it has got.
+    pub fn keep(host: &str, port: u16, timeout: Duration) -> Result<(Self, u16)> {
+        Self::tcp(host, port, true, timeout)
+    }
+
+    fn tcp(host: &str, port: u16, is_server: bool, timeout: Duration) -> Result<(Self, u16)> {
         let host = text(host)?;
-        // SAFETY: the text lives through the call, the place is valid for a pointer.
-        made(|place| unsafe { shoal_store_tcp(host.as_ptr(), port, is_server, millis(timeout), place) })
-            .map(|raw| Self { raw })
+        let (ms, mut taken) = (millis(timeout), port);
+        // SAFETY: the text lives through the call, both places are valid for what goes there.
+        let raw = made(|place| unsafe { shoal_store_tcp(host.as_ptr(), port, is_server, ms, &raw mut taken, place) })?;
+        Ok((Self { raw }, taken))
     }
 
     /// The same store, under names that begin with `prefix`.
@@ -323,6 +333,15 @@ fn check(code: i32) -> Result<()> {
     let words = unsafe { CStr::from_ptr(shoal_c10d_error()) }.to_string_lossy();
     tracing::debug!("c10d: {words}");
     Err(Error::device(format!("c10d: {}", first_line(&words))))
+}
+
+/// Whether an error is of a call in which another rank has broken off, in c10d's words or in those that libtorch passes on from a
+/// backward pass.
+pub fn is_of_another_rank(error: &Error) -> bool {
+    const MARKS: [&str; 6] =
+        ["c10d: ", "gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe"];
+    let text = error.to_string();
+    MARKS.iter().any(|mark| text.contains(mark))
 }
 
 /// The first line, without the place in gloo's sources that stands before it.

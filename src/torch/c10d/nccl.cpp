@@ -6,7 +6,7 @@
 
 #include <exception>
 
-// Null where it cannot be made; the caller owns it.
+// Throws where it cannot be made, which the shim catches; the caller owns it.
 extern "C" c10d::Backend* shoal_nccl_backend(c10d::Store* store, int rank, int size, int64_t timeout_ms) {
   auto options = c10d::ProcessGroupNCCL::Options::create();
   options->timeout = std::chrono::milliseconds(timeout_ms);

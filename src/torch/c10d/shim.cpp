@@ -20,9 +20,15 @@ namespace {
 using c10::intrusive_ptr;
 using std::chrono::milliseconds;
 
-// c10d's record of past calls is one for the process, and not safe where groups on several threads write to it. Whether there is one
-// is read from the environment at the first call; this is before main, where nobody else reads it.
-[[maybe_unused]] const int without_record = setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/0);
+// Settings that c10d reads from the environment at its first calls, unless whoever starts the program has others; this is before
+// main, where nobody else reads it. Its record of past calls is one for the process, and not safe where groups on several threads write
+// to it. Who is lost, and when to end, is found out by src/world/watch.rs, with a name: NCCL's own watch would only abort.
+[[maybe_unused]] const int settings = [] {
+  setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/0);
+  setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", /*overwrite=*/0);
+  setenv("TORCH_NCCL_ENABLE_MONITORING", "0", /*overwrite=*/0);
+  return 0;
+}();
 
 thread_local std::string last_error;
 
@@ -103,8 +109,14 @@ const char* shoal_c10d_error() {
   return last_error.c_str();
 }
 
-// A client of the store at `host`:`port`, which this process keeps itself if `is_server`.
-int shoal_store_tcp(const char* host, uint16_t port, bool is_server, int64_t timeout_ms, StoreBox** made) {
+// A client of the store at `host`:`port`, which this process keeps itself if `is_server`; port 0 is any, and `*taken` the one it got.
+int shoal_store_tcp(
+    const char* host,
+    uint16_t port,
+    bool is_server,
+    int64_t timeout_ms,
+    uint16_t* taken,
+    StoreBox** made) {
   return guarded([&] {
     // What its warnings tell comes as an error too, without the frames of C++.
     if (!getenv("TORCH_CPP_LOG_LEVEL")) {
@@ -115,7 +127,9 @@ int shoal_store_tcp(const char* host, uint16_t port, bool is_server, int64_t tim
     options.isServer = is_server;
     options.waitWorkers = false;
     options.timeout = milliseconds(timeout_ms);
-    *made = new StoreBox{c10::make_intrusive<c10d::TCPStore>(std::string(host), options)};
+    auto store = c10::make_intrusive<c10d::TCPStore>(std::string(host), options);
+    *taken = store->getPort();
+    *made = new StoreBox{store};
   });
 }
 
