@@ -23,6 +23,12 @@
 //! tokio moves bytes; one blocking thread per open shard reads `tar` over `zstd` or `flate2`; a private rayon pool
 //! decodes (nothing inside a rayon job may block); one trainer thread owns every tensor. Every channel is bounded, so a
 //! slow stage slows those before it and nothing piles up.
+//!
+//! # Ranks
+//!
+//! Several processes may train one run. Each is the whole drawing, over its part of the list; [`world`] is what they have in common:
+//! trainers average gradients, the bank and its clustering are spread over all, and whatever decides what happens next is put to the
+//! vote. In a world of one every such call gives at once what it was given.
 
 pub mod config;
 pub mod error;

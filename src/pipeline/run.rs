@@ -115,7 +115,9 @@ impl Run<'_> {
         self.activity.enter(Stage::Wait, "");
         let passes = loop {
             let started = Instant::now();
-            self.fill_block(&mut block, wanted)?;
+            if !self.live.controls.is_paused() {
+                self.fill_block(&mut block, wanted)?;
+            }
             let waiting = block.len() < wanted;
             let agreed = Ballot { waiting, ..self.ballot(&block) }.agree(&self.world)?;
             self.waited += started.elapsed();
@@ -141,7 +143,7 @@ impl Run<'_> {
 
     /// Takes what batches there are, up to `wanted` of them, without waiting for long.
     fn fill_block(&mut self, block: &mut Vec<DeviceBatch>, wanted: usize) -> Result<()> {
-        while block.len() < wanted && !self.stop.is_requested() && !self.live.controls.is_paused() {
+        while block.len() < wanted && !self.stop.is_requested() {
             match self.feed.poll()? {
                 Polled::Batch(batch) => block.push(self.uploader.upload(*batch)?),
                 Polled::Nothing => break,

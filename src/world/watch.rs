@@ -271,8 +271,8 @@ impl Shared {
         let silence = if store.has("alarm")? { self.here.alarmed_silence() } else { self.here.silence() };
         if let Some(verdict) = next.look(store, silence)? {
             self.judge(store, &verdict)?;
-            // Nobody else is to be waited for by who has ended.
-            self.doing().end_is_told |= beat.end.is_some();
+            // All that is left to say is said; who has failed stays a little, for the others to read why.
+            self.doing().end_is_told |= beat.end == Some(End::Done);
         }
         if let Some(group) = waits
             && self.doing().verdict.is_none()

@@ -121,7 +121,7 @@ pub fn watched(
 }
 
 /// [`watched`] over points that several ranks hold together; every rank gets the whole outcome. By screening it is that of one rank
-/// with all of them, to the last bit (objectives, which only a tolerance looks at, are sums of doubles); by products, on a GPU or where
+/// with all of them, to the last bit (objectives are sums of doubles: only where one decides over the last iteration can ranks differ); by products, on a GPU or where
 /// screening is of no use to some rank, sums of doubles round by the order of the ranks.
 pub fn over(points: &Points, start: Option<&Tensor>, options: Options, tell: &mut dyn FnMut(f64)) -> Result<Partition> {
     let _no_grad = tch::no_grad_guard();
@@ -180,7 +180,8 @@ fn iterate(
         let before = objectives.last().copied().unwrap_or(f64::INFINITY);
         objectives.push(assigned.objective);
         tell(assigned.objective);
-        let little = options.tolerance > 0.0 && !repaired && before - assigned.objective < options.tolerance * before;
+        // Also where products round so much that the objective rises.
+        let little = !repaired && before - assigned.objective < options.tolerance * before;
         if assigned.settled || little {
             break;
         }
