@@ -156,8 +156,14 @@ fn wait_for_all(store: &Store, launch: &Launch, started: Instant, timeout: Durat
     let mut told = started;
     loop {
         let mut still = Vec::new();
-        for rank in missing {
-            if !store.has(&format!("here-{rank}"))? {
+        for &rank in &missing {
+            // Rank 0, which keeps the store, may give up a moment earlier.
+            let has_come = store.has(&format!("here-{rank}")).map_err(|error| {
+                let what =
+                    format!("{} of {} did not come, and rank 0 has ended ({error})", words(&missing), launch.size);
+                Error::device(what).with_hint("look at the logs of those processes")
+            })?;
+            if !has_come {
                 still.push(rank);
             }
         }
