@@ -6,6 +6,7 @@ use crate::run::{SMALL, binary, pretrain, records, root, steps};
 use shoal::bank::Bank;
 use shoal::world::World;
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -376,7 +377,8 @@ fn ranks_that_do_not_mean_the_same_run_are_told_so() {
     let other_settings = ["train.steps=3", "ranks.timeout_s=6", "train.lr=0.5"];
     let elsewhere = folder.path().join("elsewhere");
     let all = || Start { pipeline: &pipeline, run: &run, size: 2, port: free_port(), more: &more };
-    let cases: [(&str, Box<dyn Fn(&Start<'_>) -> Command + '_>); 3] = [
+    type Second<'a> = Box<dyn Fn(&Start<'_>) -> Command + 'a>;
+    let cases: [(&str, Second<'_>); 3] = [
         ("same WORLD_SIZE", Box::new(|all| Start { size: 4, more: &more, ..*all }.command(1))),
         ("another program, pipeline", Box::new(|all| Start { more: &other_settings, ..*all }.command(1))),
         ("does not see the run folder of rank 0", Box::new(|all| Start { run: &elsewhere, ..*all }.command(1))),
@@ -423,7 +425,8 @@ impl Hosts {
             && hosts.set_up(0, &left, "10.77.0.1/24")
             && hosts.set_up(1, &right, "10.77.0.2/24");
         if !made {
-            eprintln!("skipped {test}: no network namespaces here (they take root and iproute2)");
+            // Past the capture of the test runner.
+            let _ = writeln!(std::io::stderr(), "skipped {test}: no network namespaces (they take root and iproute2)");
             return None;
         }
         Some(hosts)

@@ -19,7 +19,7 @@ mod serve;
 use jpegs::read_jpegs;
 use shoal::config::{DeviceKind, DevicePlan, Plan, StreamPlan, ViewsPlan};
 use shoal::decode::Decoder;
-use shoal::ingest::{Cursor, Passes, RawSample};
+use shoal::ingest::{Cursor, Passes, RawSample, Share};
 use shoal::pipeline::feed::{Feed, FeedPlan, Filters, Next};
 use shoal::pipeline::stop::Stop;
 use shoal::shards::{Ledger, ShardList};
@@ -71,6 +71,7 @@ fn ours(options: &Options) -> Result<(), Box<dyn Error>> {
     let runtime = shoal::pipeline::start_runtime()?;
     let device = DevicePlan { kind: DeviceKind::Cpu, decode_threads: options.threads, ..DevicePlan::default() };
     let feed_plan = FeedPlan {
+        share: Share::whole(),
         passes: Passes::Endless,
         start: Cursor::default(),
         batch_size: BATCH,

@@ -12,7 +12,7 @@
 #![allow(clippy::print_stderr)] // a driver of a test talks to whoever started it
 use serde::{Deserialize, Serialize};
 use shoal::config::Plan;
-use shoal::ingest::{Cursor, Passes};
+use shoal::ingest::{Cursor, Passes, Share};
 use shoal::pipeline::feed::{Feed, FeedPlan, Filters, Next};
 use shoal::pipeline::start_runtime;
 use shoal::pipeline::stop::Stop;
@@ -82,6 +82,7 @@ fn main() -> Result<()> {
     stop.on_signals(runtime.handle())?;
     let ledger = Arc::new(Ledger::open(&arguments.state.join("ledger.jsonl"), &plan.stream)?);
     let feed = FeedPlan {
+        share: Share::whole(),
         passes: if arguments.once { Passes::Once } else { Passes::Endless },
         start: position.cursor.clone(),
         batch_size: BATCH,

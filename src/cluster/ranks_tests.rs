@@ -24,7 +24,8 @@ fn plain(partition: Partition) -> (Vec<f32>, Vec<u32>, Vec<f32>, Vec<u64>) {
 fn k_means_over_shards_is_that_over_the_whole_to_the_last_bit() -> Result<()> {
     // Groups so tight that some clusters start empty, and points of no kind.
     let tight = || normal(1, 12, 8).repeat([90, 1]) * 10.0 + normal(2, 1_080, 8) * 0.01;
-    let cases: [(&str, fn() -> Tensor, usize); 2] = [("tight", tight, 40), ("spread", || unit(3, 901, 16), 30)];
+    type Case = (&'static str, fn() -> Tensor, usize);
+    let cases: [Case; 2] = [("tight", tight, 40), ("spread", || unit(3, 901, 16), 30)];
     for (kind, points, k) in cases {
         for empties in [Empties::Split, Empties::Faiss, Empties::Paper, Empties::Odc] {
             for seeding in [Seeding::Random, Seeding::PlusPlus] {

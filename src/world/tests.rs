@@ -159,7 +159,7 @@ fn a_reducer_averages_gradients_in_buckets_step_after_step() {
             });
             let mut loss = Tensor::zeros([], (Kind::Float, Device::Cpu));
             for layer in &layers {
-                loss = loss + (layer * f64::from(own + step as f32)).sum(Kind::Float);
+                loss += (layer * f64::from(own + step as f32)).sum(Kind::Float);
             }
             world.backward(|| {
                 reducer.prepare()?;
