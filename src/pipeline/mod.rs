@@ -89,7 +89,7 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
     let runtime = start_runtime()?;
     let stop = if world.is_alone() { Stop::default() } else { Stop::launched() };
     stop.on_signals(runtime.handle())?;
-    ranks::see_one_list(world, &list)?;
+    ranks::see_one_list(world, &plan, &list)?;
     if counts_classes {
         plan.train.classes = ranks::first_says(world, "classes", || match plan.train.known_classes() {
             Some(of_run) => Ok(of_run),

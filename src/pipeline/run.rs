@@ -311,7 +311,7 @@ impl Run<'_> {
             Ok(list) => self.list = list,
             Err(error) => tracing::warn!("the list cannot be read again, the old one is kept: {error}"),
         }
-        ranks::see_one_list(&self.world, &self.list)?;
+        ranks::see_one_list(&self.world, self.plan, &self.list)?;
         let feed_plan = FeedPlan {
             passes: ingest::Passes::Once,
             start: Cursor::default(),
