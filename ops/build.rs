@@ -1,5 +1,5 @@
-//! Compiles the layer of C++ over c10d, NCCL's part as a library of its own where its headers are, and gives every binary of the package the folder of libtorch as its rpath, so that it starts
-//! without LD_LIBRARY_PATH.
+//! Compiles the layer of C++ over c10d, NCCL's part as a library of its own where its headers are, and gives every binary of the
+//! package the folder of libtorch as its rpath, so that it starts without LD_LIBRARY_PATH.
 //!
 //! Cargo hands `DEP_TCH_LIBTORCH_LIB` only to direct dependents of `torch-sys`: that is why Cargo.toml lists it.
 

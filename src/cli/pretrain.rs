@@ -18,11 +18,12 @@ Examples:
 
 The run folder holds everything: pipeline.toml (as resolved), metrics.jsonl, ledger.jsonl (what was lost, and why),
 tensorboard/, clusters/, snapshots/ and `latest`. Started again on the same folder, a run goes on with the very next
-sample. Ctrl-C or SIGTERM: finish the step, write a snapshot, exit 130; a second one leaves at once.
+sample. Ctrl-C or SIGTERM: finish the step, write a snapshot, exit 130; a second one leaves at once (where a launcher has started
+it: one that comes ten seconds later).
 
 Several processes train one run together where torchrun, srun or mpirun starts them; batch_size and bank.capacity are then those of
 all together, and the run folder is one that all of them see:
-  torchrun --no-python --nproc-per-node 2 --max-restarts 3 shoal pretrain demo --run runs/demo")]
+  torchrun --no-python --nproc-per-node 2 --max-restarts 3 -- shoal pretrain demo --run runs/demo")]
 pub(super) struct Arguments {
     /// Pipeline file, or the name of one in pipelines/
     pipeline: PathBuf,

@@ -151,7 +151,7 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
     let baseline = Baseline {
         step: trainer.progress().step,
         images: trainer.progress().images,
-        losses: ranks::of_all_ranks(world, by_name(&ledger.losses()))?,
+        losses: ranks::losses_of_all(world, &ledger, &lost_before)?,
         filtered: ranks::of_all_ranks(world, by_name(&standing.filtered))?,
     };
     let watchers = match world.is_first() {

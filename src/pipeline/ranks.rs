@@ -4,6 +4,7 @@
 //! whatever one of them alone wants or waits for goes into a [`Ballot`], and all act on what comes of it. So no rank trains while
 //! another has no batch, and a request to stop on one rank stops all at the same step.
 
+use super::by_name;
 use crate::batch::Standing;
 use crate::config::Plan;
 use crate::error::{Error, Result};
@@ -93,8 +94,7 @@ pub(super) fn see_one_list(world: &World, plan: &Plan, list: &ShardList) -> Resu
     if plan.stream.follow {
         return Ok(());
     }
-    let all = world.gather_bytes(list.fingerprint().as_bytes())?;
-    let others: Vec<usize> = (1..all.len()).filter(|&rank| all[rank] != all[0]).collect();
+    let others = world.at_odds(list.fingerprint().as_bytes())?;
     if others.is_empty() {
         return Ok(());
     }
@@ -154,6 +154,19 @@ pub(super) fn deal_anew(world: &World, runtime: &Runtime, opening: &Opening, res
         world.post(&key(rank), &serde_json::to_vec(&cursor).map_err(unclear)?)?;
     }
     Ok(standing)
+}
+
+/// What all ranks have lost so far, by reason. Rank 0 counts for those of earlier sessions that are no more: `lost_before`.
+pub(super) fn losses_of_all(
+    world: &World,
+    ledger: &Ledger,
+    lost_before: &BTreeMap<String, u64>,
+) -> Result<BTreeMap<String, u64>> {
+    let mut losses = by_name(&ledger.losses());
+    for (reason, count) in lost_before {
+        *losses.entry(reason.clone()).or_default() += count;
+    }
+    of_all_ranks(world, losses)
 }
 
 /// Counts of all ranks, added up by name.

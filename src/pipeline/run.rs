@@ -6,7 +6,7 @@
 
 use super::by_name;
 use super::feed::{Feed, FeedPlan, Filters, Polled};
-use super::ranks::{self, Ballot, Passes, of_all_ranks, share_of};
+use super::ranks::{self, Ballot, Passes, losses_of_all, of_all_ranks, share_of};
 use super::run_folder;
 use super::saving::{Saving, Writer};
 use super::stop::Stop;
@@ -15,7 +15,7 @@ use crate::cluster::assignments::{self, Assignments};
 use crate::config::{Plan, Refresh};
 use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
-use crate::ingest::{self, Cursor, Past, Share};
+use crate::ingest::{self, Cursor, Past};
 use crate::observe::{Activity, CollapseWatch, Live, Meters, Observer, Stage};
 use crate::shards::{Ledger, ShardList};
 use crate::torch::device::Placement;
@@ -206,7 +206,7 @@ impl Run<'_> {
         if self.trainer.progress().steps == 0 && self.trainer.interval_mut().is_empty() {
             return Ok(());
         }
-        let losses = of_all_ranks(&self.world, self.losses())?;
+        let losses = losses_of_all(&self.world, &self.ledger, &self.lost_before)?;
         let filtered = of_all_ranks(&self.world, by_name(&self.standing.filtered))?;
         let (mut record, labels) = self.trainer.close_interval(losses, filtered)?;
         record.pass_share = self.feed.sources().progress.share_of(record.pass);
@@ -319,7 +319,7 @@ impl Run<'_> {
             center_views: Some(CenterCrops::Middle),
             train_views: false,
             held: 1,
-            share: self.share()?,
+            share: share_of(&self.world)?,
             // what is a duplicate depends on the order, and this one is not that of training
             filters: Filters::Alone,
         };
@@ -353,20 +353,6 @@ impl Run<'_> {
                 self.show_encoding(self.trainer.bank().len());
             }
         }
-    }
-
-    /// What this rank has lost so far; rank 0 counts for ranks of earlier sessions too.
-    fn losses(&self) -> BTreeMap<String, u64> {
-        let mut losses = by_name(&self.ledger.losses());
-        for (reason, count) in &self.lost_before {
-            *losses.entry(reason.clone()).or_default() += count;
-        }
-        losses
-    }
-
-    /// This rank's part of a list.
-    fn share(&self) -> Result<Share> {
-        share_of(&self.world)
     }
 
     fn snapshot_due(&self) -> bool {

@@ -338,7 +338,6 @@ impl Trainer {
         self.optimizer.step(lr)?;
         head_optimizer.step(lr)?;
         self.progress.step += 1;
-        let logits = logits.f_detach()?;
         self.agree()?;
         self.interval.add_loss(loss.f_detach()?);
         if !self.learns_clusters() {

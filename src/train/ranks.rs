@@ -78,9 +78,7 @@ impl Trainer {
         if self.world.is_alone() {
             return Ok(());
         }
-        let digest = self.digest()?;
-        let all = self.world.gather_bytes(&digest.to_le_bytes())?;
-        let others: Vec<usize> = (1..all.len()).filter(|&rank| all[rank] != all[0]).collect();
+        let others = self.world.at_odds(&self.digest()?.to_le_bytes())?;
         if others.is_empty() {
             return Ok(());
         }

@@ -193,6 +193,12 @@ impl World {
         Ok(parts)
     }
 
+    /// Those that have other bytes than rank 0.
+    pub fn at_odds(&self, bytes: &[u8]) -> Result<Vec<usize>> {
+        let all = self.gather_bytes(bytes)?;
+        Ok((1..all.len()).filter(|&rank| all[rank] != all[0]).collect())
+    }
+
     /// Rows for each rank: the first `sends[0]` go to rank 0, and so on; `takes[r]` come from rank `r`.
     pub fn exchange(&self, rows: &Tensor, sends: &[i64], takes: &[i64]) -> Result<Tensor> {
         match self.is_alone() {
