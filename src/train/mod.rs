@@ -9,7 +9,7 @@
 //! the bank stays empty, no cycle is ever due, and the head is one for the whole run.
 //!
 //! Of several ranks each has a trainer, which does the same things in the same order with its own part of each batch; what they have
-//! in common is in [`ranks`](self::ranks). Every method that changes something is then a call of all ranks.
+//! in common is in `ranks`. Every method that changes something is then a call of all ranks.
 
 pub mod balance;
 pub mod labels;

@@ -3,7 +3,7 @@
 //! A beat says how many calls its rank has begun, and how the rank ended, if it did. A rank whose beats stop is dead, frozen or cut
 //! off; one that beats but does not come to a call in which others have waited for `ranks.timeout_s` hangs. Whoever finds out leaves a
 //! *verdict* in the store. Every rank reads it with its next beat; the thread that trains gets it as the reason of its own broken
-//! call ([`Watch::explain`]), and if that thread is stuck, the process is ended from here. Each rank asks for one beat a second,
+//! call (`Watch::explain`), and if that thread is stuck, the process is ended from here. Each rank asks for one beat a second,
 //! whatever their number.
 //!
 //! What can go wrong: the store itself is gone; then the process that keeps it is named.
