@@ -4,6 +4,7 @@ use crate::interop;
 use crate::resume::steps_done;
 use crate::run::{SMALL, binary, pretrain, records, root, steps};
 use shoal::bank::Bank;
+use shoal::shards::index::{Index, ShardIndex};
 use shoal::world::World;
 use std::fs::{self, File};
 use std::io::Write;
@@ -157,6 +158,13 @@ fn assert_same_run(one: &Path, other: &Path, steps_done: usize) {
     }
 }
 
+/// What a run has learnt of the samples of each shard that was read to its end.
+fn indices(run: &Path) -> Vec<ShardIndex> {
+    let index = Index::new(run.join("index"));
+    let shards = ["shards/photos-000000.tar", "shards/fashion-test.tar.zst"];
+    shards.iter().filter_map(|shard| index.shard(shard).expect("a readable index")).collect()
+}
+
 #[test]
 fn two_and_four_ranks_have_the_losses_of_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -179,6 +187,9 @@ fn two_and_four_ranks_have_the_losses_of_one() {
             let together = folder.path().join(format!("{name}-{size}"));
             start(&pipeline, &together, size, settings).succeed();
             assert_same_run(&alone, &together, steps);
+            let [expected, found] = [&alone, &together].map(|run| indices(run));
+            assert_eq!(found, expected, "{name}: {size} ranks know of the samples what one does");
+            assert_eq!(expected.is_empty(), name == "classes", "that shard is longer than the run");
         }
     }
 }

@@ -20,7 +20,7 @@ use super::stream::Passes;
 use super::trail::Log;
 use crate::config::{Order, StreamPlan};
 use crate::error::Result;
-use crate::shards::index::{Row, Stamp};
+use crate::shards::index::{Part, Row, Stamp};
 use crate::shards::ledger::ShardEnd;
 use crate::shards::sample::{Lost, Step};
 use crate::shards::{Ending, Ledger, Loss, Reason, SampleId, ShardUrl, Trouble, Verdict, fingerprint};
@@ -351,6 +351,7 @@ impl Pass {
     /// Accounts for the shard of a lane and gives the lane another.
     fn end_lane(&mut self, index: usize, shard: usize, ending: Ending) -> Result<()> {
         self.met_passing |= ending.verdict == Verdict::Failed(Reason::ShardChanged);
+        let is_remainder = self.is_remainder();
         let lane = &mut self.lanes[index];
         if let Some(stamp) = lane.stamp() {
             self.stamps.insert(shard, stamp.clone());
@@ -371,7 +372,10 @@ impl Pass {
         let (name, parts) = (&self.names[shard], lane.rest.every);
         let end = ShardEnd { from_byte, parts, samples, losses, ..ShardEnd::new(self.number, name, &ending, bytes) };
         if let Some(index) = self.rules.ledger.index() {
-            index.ended(name, &end, reading.stamp().filter(|_| lane.opened_at == 0));
+            let part = Part { member: lane.rest.member, of: parts };
+            // of a pass that was dealt anew a rank may have several parts of a shard, whose samples nothing tells apart
+            let is_whole = lane.opened_at == 0 && (part == Part::WHOLE || !is_remainder);
+            index.ended(name, &end, reading.stamp().filter(|_| is_whole), part);
         }
         self.rules.ledger.shard_done(end);
         if let Some(lost) = lost {

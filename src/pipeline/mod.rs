@@ -102,7 +102,7 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
     let plan = &plan;
 
     let mut ledger = Ledger::open(&run_folder::ledger(folder, world.rank()), &plan.stream)?;
-    if plan.stream.index == Indexing::Auto && world.is_alone() {
+    if plan.stream.index == Indexing::Auto {
         ledger = ledger.with_index(Collector::new(Index::new(folder.join("index"))));
     }
     let ledger = Arc::new(ledger);

@@ -1,13 +1,15 @@
 //! Makes indices out of what a run learns anyway.
 //!
 //! In: the end of each shard with its count of samples (from the readers), and what each sample turned out to be (from
-//! decoding, a shuffle buffer later). Out: the index of a shard as soon as the last of its samples was heard of. A shard that was
-//! read from its middle, after a restart, or not to its end is not indexed: the next pass does that.
+//! decoding, a shuffle buffer later). Out: the index of a shard as soon as the last of its samples was heard of, or of the part of it
+//! that was dealt to this rank. A shard that was read from its middle, after a restart, or not to its end is not indexed: the next
+//! pass does that.
 //!
 //! Memory: about 100 bytes for each sample of the shards that are under way, and no more than [`MOST_ROWS`] of them: beyond that the
 //! shard begun first is given up. Where the folder cannot be written, the index ends with a warning; the run goes on.
 
-use super::{Index, Row, ShardIndex, Stamp};
+use super::{Index, Part, Row, ShardIndex, Stamp};
+use crate::error::Result;
 use crate::shards::ledger::{ShardEnd, ShardVerdict};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +30,8 @@ pub(super) struct State {
     pub(super) pending: HashMap<(u64, Arc<str>), Pending>,
     rows: usize,
     begun: u64,
-    /// What the index holds already, as far as this process has asked: a hash of the name, and the version.
-    done: HashMap<u64, Option<Stamp>>,
+    /// What the index holds already, as far as this process knows: a hash of the name, and the version.
+    done: HashMap<u64, Stamp>,
     has_failed: bool,
 }
 
@@ -41,8 +43,8 @@ pub(super) struct Pending {
     rows: BTreeMap<u64, Row>,
     /// Samples decoded, or lost then.
     heard: u64,
-    /// Samples that the shard gave, once it has ended, and its version.
-    expected: Option<(u64, Stamp)>,
+    /// Samples that the shard gave, once it has ended, its version, and the part of it that they are.
+    expected: Option<(u64, Stamp, Part)>,
 }
 
 impl Collector {
@@ -66,8 +68,8 @@ impl Collector {
         self.take(pass, shard, row, false);
     }
 
-    /// Takes in the end of a shard, and its version if this process read it from its first byte on.
-    pub fn ended(&self, shard: &Arc<str>, end: &ShardEnd, stamp: Option<&Stamp>) {
+    /// Takes in the end of a shard or of a part of it, and its version if this process read it from its first byte on.
+    pub fn ended(&self, shard: &Arc<str>, end: &ShardEnd, stamp: Option<&Stamp>, part: Part) {
         let mut state = self.state();
         if state.has_failed {
             return;
@@ -79,30 +81,32 @@ impl Collector {
             return;
         };
         if let Some(known) = state.known(&self.index, shard) {
+            state.forget(&key);
             if known != *stamp {
                 // of another version: the next pass makes it anew
-                state.done.insert(hash(shard), None);
+                state.done.remove(&hash(shard));
                 state.try_to(|| self.index.remove(shard));
             }
             return;
         }
-        if end.verdict != ShardVerdict::Complete || end.from_byte > 0 || end.parts > 1 {
+        if end.verdict != ShardVerdict::Complete || end.from_byte > 0 {
             state.forget(&key);
             return;
         }
         state.begun += 1;
         let order = state.begun;
         let pending = state.pending.entry(key.clone()).or_insert_with(|| Pending { order, ..Pending::default() });
-        pending.expected = Some((end.samples, stamp.clone()));
+        pending.expected = Some((end.samples, stamp.clone(), part));
         self.finish(&mut state, &key);
     }
 
     fn take(&self, pass: u64, shard: &Arc<str>, row: Row, given: bool) {
         let mut state = self.state();
-        if state.has_failed || state.known(&self.index, shard).is_some() {
+        let key = (pass, Arc::clone(shard));
+        let is_under_way = state.pending.contains_key(&key);
+        if state.has_failed || !is_under_way && state.known(&self.index, shard).is_some() {
             return;
         }
-        let key = (pass, Arc::clone(shard));
         state.begun += 1;
         let order = state.begun;
         let pending = state.pending.entry(key.clone()).or_insert_with(|| Pending { order, ..Pending::default() });
@@ -116,18 +120,19 @@ impl Collector {
 
     /// Writes the index of a shard of which everything is known.
     fn finish(&self, state: &mut State, key: &(u64, Arc<str>)) {
-        let Some(Pending { heard, expected: Some((samples, _)), .. }) = state.pending.get(key) else {
+        let Some(Pending { heard, expected: Some((samples, ..)), .. }) = state.pending.get(key) else {
             return;
         };
         if heard != samples {
             return;
         }
-        let Some(Pending { rows, expected: Some((samples, stamp)), .. }) = state.forget(key) else {
+        let Some(Pending { rows, expected: Some((samples, stamp, part)), .. }) = state.forget(key) else {
             return;
         };
-        state.done.insert(hash(&key.1), Some(stamp.clone()));
         let index = ShardIndex { shard: Arc::clone(&key.1), stamp, samples, rows: rows.into_values().collect() };
-        state.try_to(|| self.index.write(&index));
+        if state.try_to(|| self.index.write_part(&index, part)) == Some(true) {
+            state.done.insert(hash(&key.1), index.stamp);
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -136,16 +141,17 @@ impl Collector {
 }
 
 impl State {
-    /// The version of a shard that the index holds.
+    /// The version of a shard that the index holds. The file of one that is not known is looked for each time, since another rank may
+    /// have made it.
     fn known(&mut self, index: &Index, shard: &Arc<str>) -> Option<Stamp> {
         let key = hash(shard);
         if let Some(known) = self.done.get(&key) {
-            return known.clone();
+            return Some(known.clone());
         }
         // a file that is none of ours is written anew
-        let known = index.summary(shard).ok().flatten().map(|summary| summary.stamp);
+        let known = index.summary(shard).ok().flatten()?.stamp;
         self.done.insert(key, known.clone());
-        known
+        Some(known)
     }
 
     fn forget(&mut self, key: &(u64, Arc<str>)) -> Option<Pending> {
@@ -165,16 +171,19 @@ impl State {
         }
     }
 
-    fn try_to(&mut self, write: impl FnOnce() -> crate::error::Result<()>) {
+    /// What writing came to; nothing from the first failure on.
+    fn try_to<T>(&mut self, write: impl FnOnce() -> Result<T>) -> Option<T> {
         if self.has_failed {
-            return;
+            return None;
         }
-        if let Err(error) = write() {
+        let written = write();
+        if let Err(error) = &written {
             tracing::warn!(%error, "no more shards are indexed");
             self.has_failed = true;
             self.pending.clear();
             self.rows = 0;
         }
+        written.ok()
     }
 }
 

@@ -11,11 +11,13 @@
 
 mod collect;
 mod make;
+mod parts;
 #[cfg(test)]
 mod tests;
 
 pub use collect::Collector;
 pub use make::{Look, Made, make};
+pub use parts::Part;
 
 use super::archive::Archive;
 use super::reason::{Filtered, Reason, Trouble};
@@ -246,30 +248,10 @@ impl Index {
     /// As [`Index::samples`].
     pub fn shard(&self, shard: &str) -> Result<Option<ShardIndex>> {
         let path = self.path(shard);
-        if !path.is_file() {
-            return Ok(None);
+        match path.is_file() {
+            true => read(&path).map(Some),
+            false => Ok(None),
         }
-        let table = Table::open(&path)?;
-        let Summary { shard, stamp, samples } = summary_of(&path, &table)?;
-        let mut rows = Vec::new();
-        for block in table {
-            let block = block?;
-            let offsets = block.column::<UInt64Array>("offset")?;
-            let bytes = block.column::<UInt32Array>("bytes")?;
-            let (widths, heights) = (block.column::<UInt16Array>("width")?, block.column::<UInt16Array>("height")?);
-            let (formats, verdicts) = (block.column::<StringArray>("format")?, block.column::<StringArray>("verdict")?);
-            for row in 0..block.rows() {
-                rows.push(Row {
-                    offset: offsets.value(row),
-                    bytes: bytes.value(row),
-                    width: widths.value(row),
-                    height: heights.value(row),
-                    format: Cow::Owned(formats.value(row).to_owned()),
-                    verdict: verdict_of(&path, verdicts.value(row))?,
-                });
-            }
-        }
-        Ok(Some(ShardIndex { shard: shard.into(), stamp, samples, rows }))
     }
 
     /// Shards and samples in the folder.
@@ -292,40 +274,7 @@ impl Index {
     /// The folder cannot be written.
     pub fn write(&self, index: &ShardIndex) -> Result<()> {
         let path = self.path(&index.shard);
-        let folder = path.parent().unwrap_or(&self.folder);
-        std::fs::create_dir_all(folder).map_err(|source| Error::file("make", folder, &source))?;
-        let aside = path.with_extension("new");
-        let text = |name| Field::new(name, DataType::Utf8, false);
-        let mut writer = TableWriter::create(
-            &aside,
-            vec![
-                Field::new("offset", DataType::UInt64, false),
-                Field::new("bytes", DataType::UInt32, false),
-                Field::new("width", DataType::UInt16, false),
-                Field::new("height", DataType::UInt16, false),
-                text("format"),
-                text("verdict"),
-            ],
-        )?;
-        let rows = &index.rows;
-        writer.write(vec![
-            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.offset))),
-            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.bytes))),
-            Arc::new(UInt16Array::from_iter_values(rows.iter().map(|row| row.width))),
-            Arc::new(UInt16Array::from_iter_values(rows.iter().map(|row| row.height))),
-            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.format))),
-            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.verdict.name()))),
-        ])?;
-        writer.note("shard", &index.shard);
-        writer.note("samples", index.samples);
-        if let Some(bytes) = index.stamp.bytes {
-            writer.note("stored_bytes", bytes);
-        }
-        if let Some(version) = &index.stamp.version {
-            writer.note("version", version);
-        }
-        writer.finish()?;
-        std::fs::rename(&aside, &path).map_err(|source| Error::file("write", &path, &source))
+        write(index, &path, &path.with_extension("new"))
     }
 
     /// Takes away the index of a shard, if there is one.
@@ -357,6 +306,68 @@ impl ShardIndex {
         }
         losses
     }
+}
+
+/// Writes an index into a file, by way of another one beside it.
+fn write(index: &ShardIndex, path: &Path, aside: &Path) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| Error::file("make", folder, &source))?;
+    }
+    let text = |name| Field::new(name, DataType::Utf8, false);
+    let mut writer = TableWriter::create(
+        aside,
+        vec![
+            Field::new("offset", DataType::UInt64, false),
+            Field::new("bytes", DataType::UInt32, false),
+            Field::new("width", DataType::UInt16, false),
+            Field::new("height", DataType::UInt16, false),
+            text("format"),
+            text("verdict"),
+        ],
+    )?;
+    let rows = &index.rows;
+    writer.write(vec![
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.offset))),
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.bytes))),
+        Arc::new(UInt16Array::from_iter_values(rows.iter().map(|row| row.width))),
+        Arc::new(UInt16Array::from_iter_values(rows.iter().map(|row| row.height))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.format))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.verdict.name()))),
+    ])?;
+    writer.note("shard", &index.shard);
+    writer.note("samples", index.samples);
+    if let Some(bytes) = index.stamp.bytes {
+        writer.note("stored_bytes", bytes);
+    }
+    if let Some(version) = &index.stamp.version {
+        writer.note("version", version);
+    }
+    writer.finish()?;
+    std::fs::rename(aside, path).map_err(|source| Error::file("write", path, &source))
+}
+
+fn read(path: &Path) -> Result<ShardIndex> {
+    let table = Table::open(path)?;
+    let Summary { shard, stamp, samples } = summary_of(path, &table)?;
+    let mut rows = Vec::new();
+    for block in table {
+        let block = block?;
+        let offsets = block.column::<UInt64Array>("offset")?;
+        let bytes = block.column::<UInt32Array>("bytes")?;
+        let (widths, heights) = (block.column::<UInt16Array>("width")?, block.column::<UInt16Array>("height")?);
+        let (formats, verdicts) = (block.column::<StringArray>("format")?, block.column::<StringArray>("verdict")?);
+        for row in 0..block.rows() {
+            rows.push(Row {
+                offset: offsets.value(row),
+                bytes: bytes.value(row),
+                width: widths.value(row),
+                height: heights.value(row),
+                format: Cow::Owned(formats.value(row).to_owned()),
+                verdict: verdict_of(path, verdicts.value(row))?,
+            });
+        }
+    }
+    Ok(ShardIndex { shard: shard.into(), stamp, samples, rows })
 }
 
 fn summary_of(path: &Path, table: &Table) -> Result<Summary> {
