@@ -78,6 +78,7 @@ ROWS = {
             ("whole", "rate(shoal_snapshot_seconds_sum{%}[1h]) / rate(shoal_snapshot_seconds_count{%}[1h])"),
             ("training stood still", "rate(shoal_snapshot_stood_seconds_sum{%}[1h]) / rate(shoal_snapshot_stood_seconds_count{%}[1h])"),
         ], "Time of one", min=0),
+        panel("Ranks that wait", "percentunit", [("rank {{rank}}", "topk(8, rate(shoal_rank_wait_seconds_total{%}[5m]))")], "Time that a rank waits for its own batches; what one waits for, all wait for", min=0),
         panel("GPU memory", "bytes", [("{{what}}", "shoal_gpu_memory_bytes{%}")], "Of all processes on it", min=0),
     ],
     "Losses": [

@@ -3,10 +3,12 @@
 //! In: the counters of the feed that trains, and for a while of one that encodes the list for a clustering. Out: sums over all feeds
 //! that never fall, how full each queue is, what waits for what. Nothing can go wrong.
 
+use super::ranks::{RankView, Report, Reports};
 use super::{Activity, Controls, Stage};
 use crate::batch::{Queue, Queues};
-use crate::decode::{Counters, DecodeStats};
+use crate::decode::{Counters, DecodeStats, Part};
 use crate::ingest::Progress;
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,7 @@ pub struct Sources {
 }
 
 /// What has passed a point since the process began.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Flow {
     /// Went in.
     pub put: u64,
@@ -30,8 +32,21 @@ pub struct Flow {
     pub taken: u64,
 }
 
-/// What all feeds of this process have done.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What decoders have done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Decoding {
+    /// Images that they are done with, whatever became of them.
+    pub tried: u64,
+    /// Of these, images that became pixels.
+    pub decoded: u64,
+    /// Of these, images whose file is cut short or corrupt in places.
+    pub truncated: u64,
+    /// Seconds by part, in the order of [`Part::NAMES`], summed over threads.
+    pub part_s: [f64; Part::NAMES.len()],
+}
+
+/// What all feeds of a process have done, or of several.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// Samples that the stream gave.
     pub samples: u64,
@@ -40,7 +55,7 @@ pub struct Totals {
     /// Requests for bytes that were late, beside those under way.
     pub second_requests: u64,
     /// What the decoders did.
-    pub decoding: DecodeStats,
+    pub decoding: Decoding,
     /// Samples on their way to the decoders.
     pub sample_queue: Flow,
     /// Batches on their way to the trainer.
@@ -60,6 +75,7 @@ pub struct Live {
     pub shuffle: usize,
     feeds: Mutex<Feeds>,
     last_snapshot: Mutex<Instant>,
+    ranks: Mutex<Reports>,
 }
 
 #[derive(Debug)]
@@ -75,7 +91,8 @@ impl Live {
     /// A run that trains on what comes from `training`, and heeds `controls`.
     pub fn new(training: Sources, controls: Controls, cuda: bool, shuffle: usize) -> Self {
         let feeds = Mutex::new(Feeds { training, beside: None, past: Totals::default() });
-        Self { activity: Arc::default(), controls, cuda, shuffle, feeds, last_snapshot: Mutex::new(Instant::now()) }
+        let last_snapshot = Mutex::new(Instant::now());
+        Self { activity: Arc::default(), controls, cuda, shuffle, feeds, last_snapshot, ranks: Mutex::default() }
     }
 
     /// Says that a feed for a clustering is read until the answer is dropped.
@@ -90,13 +107,35 @@ impl Live {
         feeds.beside.as_ref().unwrap_or(&feeds.training).clone()
     }
 
-    /// What all feeds have done.
+    /// What all feeds of this process have done.
     pub fn totals(&self) -> Totals {
         let feeds = self.feeds();
         let mut totals = feeds.past.clone();
-        totals.add(&feeds.training);
-        feeds.beside.iter().for_each(|beside| totals.add(beside));
+        totals.add(&Totals::of(&feeds.training));
+        feeds.beside.iter().for_each(|beside| totals.add(&Totals::of(beside)));
         totals
+    }
+
+    /// What all ranks have done, those other than this one as of their last report.
+    pub fn totals_of_all(&self) -> Totals {
+        let mut totals = self.totals();
+        totals.add(&self.reports().others());
+        totals
+    }
+
+    /// Takes in what each rank says of itself, this one, which is the first, included.
+    pub fn hear(&self, reports: Vec<Report>) {
+        self.reports().hear(reports);
+    }
+
+    /// For how long each rank has waited for its own batches in its process, in seconds, as of its last report.
+    pub fn waited_s(&self) -> Vec<f64> {
+        self.reports().waited_s()
+    }
+
+    /// How each rank did of late.
+    pub fn ranks(&self) -> Vec<RankView> {
+        self.reports().views()
     }
 
     /// Says that a snapshot begins.
@@ -111,15 +150,20 @@ impl Live {
 
     /// What is waited for, in a sentence.
     pub fn waits_for(&self) -> String {
-        let (stage, _, _) = self.activity.now();
+        let (stage, detail, _) = self.activity.now();
         let sources = self.sources();
         match stage {
+            Stage::Wait if !detail.is_empty() => format!("Training waits {detail}."),
             Stage::Wait => format!("Training waits for a batch: {}", stream_words(&sources.progress)),
             Stage::Encode | Stage::Cluster => "Training waits for the clustering.".to_owned(),
             Stage::Pause => "Everything waits to be told to go on.".to_owned(),
             _ if sources.queues.batches.is_empty() => "Decoding is at work on the next batch.".to_owned(),
             _ => "The stream is ahead, and waits for training.".to_owned(),
         }
+    }
+
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        self.ranks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn feeds(&self) -> MutexGuard<'_, Feeds> {
@@ -135,26 +179,56 @@ impl Drop for Beside {
     fn drop(&mut self) {
         let mut feeds = self.0.feeds();
         if let Some(ended) = feeds.beside.take() {
-            feeds.past.add(&ended);
+            feeds.past.add(&Totals::of(&ended));
         }
     }
 }
 
 impl Totals {
-    fn add(&mut self, sources: &Sources) {
-        self.samples += sources.progress.samples();
-        self.bytes += sources.progress.bytes();
-        self.second_requests += sources.progress.second_requests();
-        self.decoding.add(&sources.decoders.read());
-        self.sample_queue.add(&sources.queues.samples);
-        self.batch_queue.add(&sources.queues.batches);
+    fn of(sources: &Sources) -> Self {
+        Self {
+            samples: sources.progress.samples(),
+            bytes: sources.progress.bytes(),
+            second_requests: sources.progress.second_requests(),
+            decoding: Decoding::of(&sources.decoders.read()),
+            sample_queue: Flow::of(&sources.queues.samples),
+            batch_queue: Flow::of(&sources.queues.batches),
+        }
+    }
+
+    /// Adds what others have done.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.bytes += other.bytes;
+        self.second_requests += other.second_requests;
+        self.decoding.add(&other.decoding);
+        self.sample_queue.add(other.sample_queue);
+        self.batch_queue.add(other.batch_queue);
+    }
+}
+
+impl Decoding {
+    fn of(stats: &DecodeStats) -> Self {
+        let DecodeStats { decoded, truncated, part_s, .. } = *stats;
+        Self { tried: stats.tried(), decoded, truncated, part_s }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.tried += other.tried;
+        self.decoded += other.decoded;
+        self.truncated += other.truncated;
+        self.part_s.iter_mut().zip(other.part_s).for_each(|(sum, seconds)| *sum += seconds);
     }
 }
 
 impl Flow {
-    fn add(&mut self, queue: &Queue) {
-        self.put += queue.put();
-        self.taken += queue.taken();
+    fn of(queue: &Queue) -> Self {
+        Self { put: queue.put(), taken: queue.taken() }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.put += other.put;
+        self.taken += other.taken;
     }
 }
 

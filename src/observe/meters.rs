@@ -30,7 +30,7 @@ pub enum Kind {
 use Kind::{Counter, Gauge};
 
 /// Every number: its name, what it is, and what it says.
-pub const METRICS: [(&str, Kind, &str); 50] = [
+pub const METRICS: [(&str, Kind, &str); 52] = [
     ("shoal_info", Gauge, "Always 1; its label says which version runs"),
     ("shoal_step", Gauge, "Steps of the run, with those of earlier processes"),
     ("shoal_steps_total", Counter, "Steps of this process"),
@@ -61,6 +61,8 @@ pub const METRICS: [(&str, Kind, &str); 50] = [
     ("shoal_decode_seconds_total", Counter, "Time of decoding threads by what it went to"),
     ("shoal_samples_lost_total", Counter, "Samples that this process has lost, by reason"),
     ("shoal_samples_filtered_total", Counter, "Samples that this process has passed over on purpose, by rule"),
+    ("shoal_ranks", Gauge, "Processes that train the run together"),
+    ("shoal_rank_wait_seconds_total", Counter, "Time that a rank has waited for its own batches, the others for it"),
     ("shoal_cycles_total", Counter, "Clusterings of this process"),
     ("shoal_cycle_seconds", Kind::Histogram, "Time of a clustering, with encoding"),
     ("shoal_cycle_stood_seconds", Kind::Histogram, "Time that training stood still for a clustering"),
@@ -247,6 +249,7 @@ fn of_cycle(record: &CycleRecord) {
     gauge!("shoal_cycle_bank_age_steps").set(record.bank_age);
 }
 
+/// Seconds are cut to whole ones where they are counted: so the library counts.
 fn of_live(live: &Live) {
     let (stage, _, since) = live.activity.now();
     for one in Stage::ALL {
@@ -254,8 +257,12 @@ fn of_live(live: &Live) {
     }
     gauge!("shoal_stage_since_seconds").set(since);
     gauge!("shoal_last_step_timestamp_seconds").set(now() - live.activity.since_step().as_secs_f64());
-    let totals = live.totals();
-    of_totals(&totals);
+    of_totals(&live.totals_of_all());
+    let waited = live.waited_s();
+    gauge!("shoal_ranks").set(waited.len() as f64);
+    for (rank, seconds) in waited.into_iter().enumerate() {
+        counter!("shoal_rank_wait_seconds_total", "rank" => rank.to_string()).absolute(seconds as u64);
+    }
     let sources = live.sources();
     for activity in crate::shards::Activity::ALL {
         let open = sources.progress.lanes().get(&activity).copied().unwrap_or(0);
@@ -290,7 +297,7 @@ fn of_totals(totals: &Totals) {
     counter!("shoal_images_decoded_total").absolute(totals.decoding.decoded);
     counter!("shoal_images_truncated_total").absolute(totals.decoding.truncated);
     for (part, seconds) in Part::NAMES.iter().zip(totals.decoding.part_s) {
-        counter!("shoal_decode_seconds_total", "part" => *part).absolute(seconds as u64); // the library counts in whole numbers
+        counter!("shoal_decode_seconds_total", "part" => *part).absolute(seconds as u64);
     }
 }
 
@@ -302,7 +309,7 @@ fn now() -> f64 {
 mod tests {
     use super::*;
     use crate::batch::Queues;
-    use crate::observe::{AlarmRecord, Controls, SnapshotRecord, Sources};
+    use crate::observe::{AlarmRecord, Controls, Report, SnapshotRecord, Sources};
     use serde_json::json;
     use std::collections::BTreeSet;
     use std::sync::Arc;
@@ -310,7 +317,10 @@ mod tests {
     fn live() -> Live {
         let queues = Queues::new(32, 1);
         let sources = Sources { progress: Arc::default(), decoders: Arc::default(), queues: Arc::new(queues) };
-        Live::new(sources, Controls::default(), false, 500)
+        let live = Live::new(sources, Controls::default(), false, 500);
+        let report = |waited_s| Report { waited_s, ..Report::default() };
+        live.hear(vec![report(1.25), report(30.5)]);
+        live
     }
 
     fn records() -> Vec<Record> {
@@ -366,6 +376,8 @@ mod tests {
             "shoal_stage{stage=\"start\"} 1",
             "shoal_stage{stage=\"train\"} 0",
             "shoal_alarms_total{alarm=\"collapse\"} 1",
+            "shoal_ranks 2",
+            "shoal_rank_wait_seconds_total{rank=\"1\"} 30",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }

@@ -15,6 +15,7 @@ mod metrics;
 pub mod page;
 mod painter;
 mod photographs;
+mod ranks;
 mod summary;
 mod tensorboard;
 
@@ -28,6 +29,7 @@ pub use meters::{Baseline, METRICS, Meters};
 pub use page::{Page, UnderWay};
 pub use painter::Painter;
 pub use photographs::{NoPhotographs, Photographs};
+pub use ranks::{RankView, Report};
 pub use summary::{Hardware, Stages, Summary};
 pub use tensorboard::Histogram;
 

@@ -4,11 +4,11 @@
 //! whatever one of them alone wants or waits for goes into a [`Ballot`], and all act on what comes of it. So no rank trains while
 //! another has no batch, and a request to stop on one rank stops all at the same step.
 
-use super::by_name;
 use crate::batch::Standing;
 use crate::config::Plan;
 use crate::error::{Error, Result};
 use crate::ingest::{Cursor, Opening, Share, redeal};
+use crate::observe::Report;
 use crate::shards::{Ledger, ShardList};
 use crate::train::state::Restored;
 use crate::train::upload::DeviceBatch;
@@ -156,34 +156,25 @@ pub(super) fn deal_anew(world: &World, runtime: &Runtime, opening: &Opening, res
     Ok(standing)
 }
 
-/// What all ranks have lost so far, by reason. Rank 0 counts for those of earlier sessions that are no more: `lost_before`.
-pub(super) fn losses_of_all(
-    world: &World,
-    ledger: &Ledger,
-    lost_before: &BTreeMap<String, u64>,
-) -> Result<BTreeMap<String, u64>> {
-    let mut losses = by_name(&ledger.losses());
-    for (reason, count) in lost_before {
-        *losses.entry(reason.clone()).or_default() += count;
+/// What every rank says of itself, in order.
+pub(super) fn reports_of_all(world: &World, own: Report) -> Result<Vec<Report>> {
+    if world.is_alone() {
+        return Ok(vec![own]);
     }
-    of_all_ranks(world, losses)
+    let text = serde_json::to_vec(&own).map_err(|error| Error::device(format!("counts cannot be sent: {error}")))?;
+    let read = |sent: Vec<u8>| {
+        serde_json::from_slice(&sent).map_err(|error| Error::device(format!("counts of a rank: {error}")))
+    };
+    world.gather_bytes(&text)?.into_iter().map(read).collect()
 }
 
 /// Counts of all ranks, added up by name.
-pub(super) fn of_all_ranks(world: &World, own: BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>> {
-    if world.is_alone() {
-        return Ok(own);
-    }
-    let text = serde_json::to_vec(&own).map_err(|error| Error::device(format!("counts cannot be sent: {error}")))?;
+pub(super) fn summed<'a>(all: impl Iterator<Item = &'a BTreeMap<String, u64>>) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
-    for sent in world.gather_bytes(&text)? {
-        let counts: BTreeMap<String, u64> =
-            serde_json::from_slice(&sent).map_err(|error| Error::device(format!("counts of a rank: {error}")))?;
-        for (name, count) in counts {
-            *sums.entry(name).or_default() += count;
-        }
+    for (name, count) in all.flatten() {
+        *sums.entry(name.clone()).or_default() += count;
     }
-    Ok(sums)
+    sums
 }
 
 /// What one rank wants, or all of them do: whatever any wants, all do.

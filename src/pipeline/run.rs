@@ -6,7 +6,7 @@
 
 use super::by_name;
 use super::feed::{Feed, FeedPlan, Filters, Polled};
-use super::ranks::{self, Ballot, Passes, losses_of_all, of_all_ranks, share_of};
+use super::ranks::{self, Ballot, Passes, reports_of_all, share_of, summed};
 use super::run_folder;
 use super::saving::{Saving, Writer};
 use super::stop::Stop;
@@ -16,14 +16,14 @@ use crate::config::{Plan, Refresh};
 use crate::decode::CenterCrops;
 use crate::error::{Error, Result};
 use crate::ingest::{self, Cursor, Past};
-use crate::observe::{Activity, CollapseWatch, Live, Meters, Observer, Stage};
+use crate::observe::{Activity, CollapseWatch, Live, Meters, Observer, Report, Stage};
 use crate::shards::{Ledger, ShardList};
 use crate::torch::device::Placement;
 use crate::train::Trainer;
 use crate::train::progress::Times;
 use crate::train::record::{AlarmRecord, CycleRecord, Record, SnapshotRecord};
 use crate::train::upload::{DeviceBatch, Uploader};
-use crate::world::World;
+use crate::world::{World, hostname};
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -55,11 +55,13 @@ pub(super) struct Run<'a> {
     pub(super) live: Arc<Live>,
     pub(super) meters: Option<Arc<Meters>>,
     pub(super) collapse: CollapseWatch,
-    pub(super) observer: &'a mut Observer,
+    pub(super) observer: Observer,
     /// The stream up to the last batch that the trainer took.
     pub(super) standing: Standing,
     /// How long the block at hand was waited for.
     pub(super) waited: Duration,
+    /// How long this process has waited for batches of its own, without what it waited for other ranks.
+    pub(super) waited_for_own: Duration,
     pub(super) snapshot_step: u64,
     /// Steps of the newest snapshots, but for those of an earlier process, and where each stands in the stream.
     pub(super) kept: VecDeque<(u64, Cursor)>,
@@ -113,10 +115,12 @@ impl Run<'_> {
         let mut block = Vec::with_capacity(wanted);
         self.waited = Duration::ZERO;
         self.activity.enter(Stage::Wait, "");
+        let mut is_told = false;
         let passes = loop {
             let started = Instant::now();
             if !self.live.controls.is_paused() {
                 self.fill_block(&mut block, wanted)?;
+                self.waited_for_own += started.elapsed();
             }
             let waiting = block.len() < wanted;
             let agreed = Ballot { waiting, ..self.ballot(&block) }.agree(&self.world)?;
@@ -135,6 +139,9 @@ impl Run<'_> {
                 self.stand_still();
             } else if !agreed.waiting {
                 break agreed.passes;
+            } else if !waiting && !is_told {
+                self.activity.enter(Stage::Wait, "for the batch of another rank");
+                is_told = true;
             }
         };
         self.trainer.interval_mut().times.wait += self.waited;
@@ -206,8 +213,7 @@ impl Run<'_> {
         if self.trainer.progress().steps == 0 && self.trainer.interval_mut().is_empty() {
             return Ok(());
         }
-        let losses = losses_of_all(&self.world, &self.ledger, &self.lost_before)?;
-        let filtered = of_all_ranks(&self.world, by_name(&self.standing.filtered))?;
+        let (losses, filtered) = self.hear_ranks()?;
         let (mut record, labels) = self.trainer.close_interval(losses, filtered)?;
         record.pass_share = self.feed.sources().progress.share_of(record.pass);
         let step = record.step;
@@ -223,6 +229,23 @@ impl Run<'_> {
             return Err(Error::data(message).with_hint("observe.collapse_stop = false goes on all the same"));
         }
         Ok(())
+    }
+
+    /// Hears what each rank says of itself; samples of all of them that were lost, and passed over, so far.
+    pub(super) fn hear_ranks(&mut self) -> Result<(BTreeMap<String, u64>, BTreeMap<String, u64>)> {
+        let own = Report {
+            host: hostname(),
+            losses: summed([&by_name(&self.ledger.losses()), &self.lost_before].into_iter()),
+            filtered: by_name(&self.standing.filtered),
+            totals: self.live.totals(),
+            waited_s: self.waited_for_own.as_secs_f64(),
+            shards: self.live.sources().progress.lane_words(),
+        };
+        let reports = reports_of_all(&self.world, own)?;
+        let losses = summed(reports.iter().map(|report| &report.losses));
+        let filtered = summed(reports.iter().map(|report| &report.filtered));
+        self.live.hear(reports);
+        Ok((losses, filtered))
     }
 
     /// One cycle. `false` if somebody asked to stop before its end.

@@ -14,6 +14,7 @@ pub(crate) mod tests;
 pub mod watch;
 
 pub use launch::Launch;
+pub(crate) use roll::hostname;
 
 use crate::config::RanksPlan;
 use crate::error::{Error, Result};

@@ -232,7 +232,7 @@ fn address_towards(host: &str, port: u16) -> Option<IpAddr> {
 }
 
 /// The name of this machine, for people.
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

@@ -14,15 +14,17 @@ use image::ImageFormat;
 use serde::Serialize;
 use serde_json::Value;
 use std::fs::File;
-use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
 
 /// The folder of a run for pictures that somebody has drawn.
 const PICTURES: &str = "pictures";
-/// Bytes at the end of the ledger that are looked at.
+/// Bytes at the ends of the ledgers of all ranks that are looked at,
 const LEDGER_END: u64 = 64 << 10;
+/// and of one of them at least.
+const LEDGER_LINE: u64 = 1 << 10;
 /// Lines of the ledger shown.
 const LEDGER_LINES: usize = 30;
 /// Bytes of a download that are in memory.
@@ -143,22 +145,36 @@ pub(super) async fn picture(State(shared): State<Arc<Shared>>, Path(name): Path<
     Ok(found.await?.into_response())
 }
 
-/// `/api/ledger`: the latest losses, and shards that did not end well, the newest first.
+/// `/api/ledger`: the latest losses of all ranks, and shards that did not end well, the newest first.
 pub(super) async fn ledger(State(shared): State<Arc<Shared>>) -> Result<Json<Vec<Value>>, Refused> {
-    shared.work(|shared| Ok(ledger_end(&shared.run.join("ledger.jsonl"))?)).await.map(Json)
+    shared.work(|shared| Ok(ledger_end(&shared.run)?)).await.map(Json)
 }
 
-fn ledger_end(path: &FilePath) -> Result<Vec<Value>> {
+fn ledger_end(run: &FilePath) -> Result<Vec<Value>> {
+    let pattern = run.join("ledger*.jsonl");
+    let paths: Vec<_> = glob::glob(&pattern.to_string_lossy()).into_iter().flatten().flatten().collect();
+    let most = LEDGER_END / paths.len().max(1) as u64;
+    let mut lines = Vec::new();
+    for path in paths {
+        lines.extend(last_lines(&path, most.max(LEDGER_LINE))?);
+    }
+    lines.sort_by(|one, other| time_of(other).total_cmp(&time_of(one)));
+    lines.truncate(LEDGER_LINES);
+    Ok(lines)
+}
+
+fn time_of(line: &Value) -> f64 {
+    line["time"].as_f64().unwrap_or_default()
+}
+
+/// What is worth telling of the last `most` bytes of a ledger, the newest first.
+fn last_lines(path: &FilePath, most: u64) -> Result<Vec<Value>> {
     let failed = |error: std::io::Error| Error::file("read", path, &error);
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
+    let mut file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LEDGER_END))).map_err(failed)?;
+    file.seek(SeekFrom::Start(length.saturating_sub(most))).map_err(failed)?;
     let mut end = Vec::new();
-    file.take(LEDGER_END).read_to_end(&mut end).map_err(failed)?;
+    file.take(most).read_to_end(&mut end).map_err(failed)?;
     // the first line may be half of one, and so may the last
     let lines = end.split(|&byte| byte == b'\n').rev().filter_map(|line| serde_json::from_slice::<Value>(line).ok());
     let is_told = |line: &Value| line["kind"] != "shard" || line["verdict"] != "complete";
@@ -179,18 +195,23 @@ mod tests {
     #[test]
     fn the_end_of_a_ledger_is_its_losses_the_newest_first() -> Result<()> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("ledger.jsonl");
-        assert!(ledger_end(&path)?.is_empty());
+        assert!(ledger_end(folder.path())?.is_empty());
         let loss = |offset: usize| {
-            format!("{{\"kind\":\"loss\",\"shard\":\"a.tar\",\"offset\":{offset},\"reason\":\"corrupt\"}}\n")
+            format!("{{\"kind\":\"loss\",\"shard\":\"a.tar\",\"offset\":{offset},\"reason\":\"corrupt\",\"time\":{offset}}}\n")
         };
-        let whole = "{\"kind\":\"shard\",\"shard\":\"a.tar\",\"verdict\":\"complete\"}\n";
-        let cut = "{\"kind\":\"shard\",\"shard\":\"b.tar\",\"verdict\":\"truncated\"}\n";
+        let whole = "{\"kind\":\"shard\",\"shard\":\"a.tar\",\"verdict\":\"complete\",\"time\":2001}\n";
+        let cut = "{\"kind\":\"shard\",\"shard\":\"b.tar\",\"verdict\":\"truncated\",\"time\":2002}\n";
         let losses: String = (0..2_000).map(loss).collect();
-        std::fs::write(&path, losses + whole + cut + "{\"kind\":\"lo").expect("a ledger");
-        let found = ledger_end(&path)?;
+        let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("a ledger");
+        write("ledger.jsonl", losses + whole + cut + "{\"kind\":\"lo");
+        let found = ledger_end(folder.path())?;
         assert_eq!(found.len(), LEDGER_LINES);
         assert_eq!((&found[0]["shard"], &found[1]["offset"]), (&Value::from("b.tar"), &Value::from(1_999)));
+        write("ledger.rank-1.jsonl", loss(1_997) + &loss(5_000));
+        let found = ledger_end(folder.path())?;
+        assert_eq!(found.len(), LEDGER_LINES);
+        let times: Vec<f64> = found.iter().take(6).map(time_of).collect();
+        assert_eq!(times, [5_000.0, 2_002.0, 1_999.0, 1_998.0, 1_997.0, 1_997.0]);
         Ok(())
     }
 }

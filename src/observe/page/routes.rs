@@ -89,6 +89,7 @@ fn moving(shared: &Shared, under_way: &UnderWay, doing: stages::Doing, records: 
         stage: Some(doing),
         stages: stages::stages(live, &shared.rates(), state::last_steps(records)),
         waits_for: Some(live.waits_for()),
+        ranks: live.ranks(),
         snapshot_age_s: Some(live.snapshot_age().as_secs_f64()),
     }
 }

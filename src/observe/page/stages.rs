@@ -90,7 +90,7 @@ pub(super) fn stages(live: &Live, rates: &Rates, last: Option<&StepRecord>) -> V
             name: "decode",
             text: format!("{per_image:.2} ms an image and thread"),
             busy: queues.batches.len() < queues.batches.capacity(),
-            rate: rates.per_second(|totals| totals.decoding.tried() as f64),
+            rate: rates.per_second(|totals| totals.decoding.tried as f64),
             unit: "images/s",
             lost: lost(true),
             queue: queue("samples wait", queues.samples.len(), queues.samples.capacity()),

@@ -5,6 +5,7 @@
 
 use super::stages::{Doing, StageView};
 use crate::config::Plan;
+use crate::observe::RankView;
 use crate::train::record::{AlarmRecord, CycleRecord, Record, StepRecord};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use std::path::Path;
 
 /// Alarms that are shown, the newest ones.
 const ALARMS: usize = 5;
+/// Ranks that are shown.
+const RANKS: usize = 16;
 
 /// Everything that moves.
 #[derive(Debug, Serialize)]
@@ -39,6 +42,10 @@ pub(super) struct State {
     pub(super) stage: Option<Doing>,
     pub(super) stages: Vec<StageView>,
     pub(super) waits_for: Option<String>,
+    /// How many train together.
+    pub(super) ranks: usize,
+    /// Of several ranks, those that waited most for data of their own, the one that held up the others most first.
+    pub(super) slowest_ranks: Vec<RankView>,
     pub(super) next: Next,
     pub(super) cycle: Option<CycleView>,
     pub(super) losses: Vec<Count>,
@@ -84,6 +91,7 @@ pub(super) struct Moving {
     pub(super) stage: Option<Doing>,
     pub(super) stages: Vec<StageView>,
     pub(super) waits_for: Option<String>,
+    pub(super) ranks: Vec<RankView>,
     /// Since the last snapshot.
     pub(super) snapshot_age_s: Option<f64>,
 }
@@ -124,6 +132,8 @@ pub(super) fn of(run: &Path, plan: &Plan, records: &[Record], moving: Option<Mov
         stage: moving.stage,
         stages: moving.stages,
         waits_for: moving.waits_for,
+        ranks: moving.ranks.len(),
+        slowest_ranks: slowest(moving.ranks),
         cycle: cycle.map(CycleView::of),
         losses: last.map(|last| counts(&last.losses)).unwrap_or_default(),
         filtered: last.map(|last| counts(&last.filtered)).unwrap_or_default(),
@@ -131,6 +141,16 @@ pub(super) fn of(run: &Path, plan: &Plan, records: &[Record], moving: Option<Mov
         last_snapshot: snapshots.max(),
         alarms: alarms.take(ALARMS).collect(),
     }
+}
+
+/// Whom to look at: of one rank alone there is nothing to compare.
+fn slowest(mut ranks: Vec<RankView>) -> Vec<RankView> {
+    if ranks.len() < 2 {
+        return Vec::new();
+    }
+    ranks.sort_by(|one, other| other.waiting.total_cmp(&one.waiting).then(one.rank.cmp(&other.rank)));
+    ranks.truncate(RANKS);
+    ranks
 }
 
 /// The last record of a clustering.

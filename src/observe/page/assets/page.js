@@ -93,6 +93,7 @@ function showState(state) {
   );
   at("stages-section").hidden = !state.live;
   showStages(state);
+  showRanks(state);
   at("alarms-section").hidden = state.alarms.length === 0;
   at("alarms").replaceChildren(...state.alarms.map((alarm) => element("li", {}, `step ${count(alarm.step)}: ${alarm.message}`)));
   at("actions-section").hidden = !state.live;
@@ -116,6 +117,18 @@ function showStages(state) {
     return item;
   }));
   at("waits").textContent = state.waits_for || "";
+}
+
+// What a rank lacks is what all of them wait for.
+function showRanks(state) {
+  const ranks = state.slowest_ranks;
+  at("ranks-section").hidden = ranks.length === 0;
+  at("stages-title").textContent = ranks.length ? "Stages of rank 0" : "Stages";
+  const shown = ranks.length < state.ranks ? ` The ${ranks.length} of ${state.ranks} that waited most:` : "";
+  at("ranks-note").textContent = `Between the last two records. What one waits for, all wait for.${shown}`;
+  rows(at("ranks"), ["rank", "machine", "waits for its data", "read", "decoded", "shards"], ranks.map((rank) => [
+    count(rank.rank), rank.host, percent(rank.waiting), `${short(rank.megabytes_per_s)} MB/s`, `${short(rank.images_per_s)} images/s`, rank.shards,
+  ]));
 }
 
 async function showCurves() {
