@@ -374,9 +374,22 @@ fn a_late_rank_is_waited_for_by_name_and_a_missing_one_given_up() {
     ranks.add(all.command(1));
     ranks.succeed();
 
+    // Rank 0 itself, to which the others want to speak.
+    let run = folder.path().join("headless");
+    let all = Start { run: &run, port: free_port(), ..all };
+    let mut ranks = Ranks::of(&run, std::iter::once(all.command(1)));
+    let place = format!("rank 1 has waited for 127.0.0.1:{}", all.port);
+    ranks.wait_for(|ranks| ranks.log(0).contains(&place));
+    ranks.add(all.command(0));
+    ranks.succeed();
+
     let alone = Start { port: free_port(), size: 3, more: &["ranks.timeout_s=2", "train.batch_size=18"], ..all };
     let (code, log) = Ranks::of(&run, std::iter::once(alone.command(0))).ends().remove(0);
     assert!(code == Some(4) && log.contains("ranks 1 and 2 of 3 did not come within 2 s"), "{code:?}: {log}");
+    let mut lost = alone.command(1);
+    lost.env("MASTER_ADDR", "rank-0.invalid");
+    let (code, log) = Ranks::of(&run, std::iter::once(lost)).ends().remove(0);
+    assert!(code == Some(4) && log.contains("rank-0.invalid") && log.contains("does not reach"), "{code:?}: {log}");
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Watch {
 
         let in_stage = span(now.saturating_duration_since(state.entered));
         let progress = match state.stage {
-            Stage::Wait => Cow::Owned(ingest()),
+            Stage::Wait if state.detail.is_empty() => Cow::Owned(ingest()),
             Stage::Encode => Cow::Owned(format!("{}; {}", state.detail, ingest())),
             _ => state.detail.clone(),
         };

@@ -186,8 +186,8 @@ pub(super) struct Ballot {
     pub(super) pause: bool,
     /// A snapshot.
     pub(super) snapshot: bool,
-    /// To wait for its batches.
-    pub(super) waiting: bool,
+    /// To wait for batches that have not come: whose, of several ranks one's.
+    pub(super) waits_for: Option<usize>,
     /// It has not come to the end of its part of a list.
     pub(super) goes_on: bool,
     /// The passes of its samples.
@@ -218,7 +218,7 @@ impl Passes {
 
 impl Default for Ballot {
     fn default() -> Self {
-        Self { stop: false, pause: false, snapshot: false, waiting: false, goes_on: false, passes: Passes::NONE }
+        Self { stop: false, pause: false, snapshot: false, waits_for: None, goes_on: false, passes: Passes::NONE }
     }
 }
 
@@ -228,16 +228,18 @@ impl Ballot {
         if world.is_alone() {
             return Ok(self);
         }
-        let Self { stop, pause, snapshot, waiting, goes_on, passes } = self;
-        let flags = [stop, pause, snapshot, waiting, goes_on].map(i64::from);
+        let Self { stop, pause, snapshot, waits_for, goes_on, passes } = self;
+        let flags = [stop, pause, snapshot, goes_on].map(i64::from);
         // The lowest is the highest of what is below 0.
-        let numbers = [passes.highest as i64, -(passes.lowest as i64), -(passes.highest_of_slowest as i64)];
+        let waits_for = waits_for.map_or(-1, |rank| rank as i64);
+        let numbers = [waits_for, passes.highest as i64, -(passes.lowest as i64), -(passes.highest_of_slowest as i64)];
         let all = world.largest(&[flags.as_slice(), &numbers].concat())?;
-        let [stop, pause, snapshot, waiting, goes_on, highest, lowest, slowest] = all[..] else {
+        let [stop, pause, snapshot, goes_on, waits_for, highest, lowest, slowest] = all[..] else {
             return Err(Error::device("a vote with another number of questions"));
         };
-        let [stop, pause, snapshot, waiting, goes_on] = [stop, pause, snapshot, waiting, goes_on].map(|flag| flag > 0);
+        let [stop, pause, snapshot, goes_on] = [stop, pause, snapshot, goes_on].map(|flag| flag > 0);
+        let waits_for = usize::try_from(waits_for).ok();
         let passes = Passes { lowest: -lowest as u64, highest: highest as u64, highest_of_slowest: -slowest as u64 };
-        Ok(Self { stop, pause, snapshot, waiting, goes_on, passes })
+        Ok(Self { stop, pause, snapshot, waits_for, goes_on, passes })
     }
 }

@@ -115,15 +115,14 @@ impl Run<'_> {
         let mut block = Vec::with_capacity(wanted);
         self.waited = Duration::ZERO;
         self.activity.enter(Stage::Wait, "");
-        let mut is_told = false;
         let passes = loop {
             let started = Instant::now();
             if !self.live.controls.is_paused() {
                 self.fill_block(&mut block, wanted)?;
                 self.waited_for_own += started.elapsed();
             }
-            let waiting = block.len() < wanted;
-            let agreed = Ballot { waiting, ..self.ballot(&block) }.agree(&self.world)?;
+            let waits_for = (block.len() < wanted).then(|| self.world.rank());
+            let agreed = Ballot { waits_for, ..self.ballot(&block) }.agree(&self.world)?;
             self.waited += started.elapsed();
             if agreed.stop {
                 return Ok(None);
@@ -137,11 +136,11 @@ impl Run<'_> {
             }
             if agreed.pause {
                 self.stand_still();
-            } else if !agreed.waiting {
-                break agreed.passes;
-            } else if !waiting && !is_told {
-                self.activity.enter(Stage::Wait, "for the batch of another rank");
-                is_told = true;
+                continue;
+            }
+            let Some(waited_for) = agreed.waits_for else { break agreed.passes };
+            if waits_for.is_none() {
+                self.activity.enter(Stage::Wait, format!("for a batch of rank {waited_for}"));
             }
         };
         self.trainer.interval_mut().times.wait += self.waited;
@@ -294,9 +293,9 @@ impl Run<'_> {
             let agreed = loop {
                 self.fill_block(&mut block, 1)?;
                 let (stop, passes) = (self.stop.is_requested(), Passes::of(&block));
-                let waiting = block.is_empty();
-                let agreed = Ballot { stop, passes, waiting, ..Ballot::default() }.agree(&self.world)?;
-                if agreed.stop || !agreed.waiting {
+                let waits_for = block.is_empty().then(|| self.world.rank());
+                let agreed = Ballot { stop, passes, waits_for, ..Ballot::default() }.agree(&self.world)?;
+                if agreed.stop || agreed.waits_for.is_none() {
                     break agreed;
                 }
             };
@@ -361,8 +360,8 @@ impl Run<'_> {
                     Polled::Nothing => {}
                 }
             }
-            let waiting = batch.is_none() && !ended;
-            let ballot = Ballot { stop: self.stop.is_requested(), waiting, goes_on: !ended, ..Ballot::default() };
+            let waits_for = (batch.is_none() && !ended).then(|| self.world.rank());
+            let ballot = Ballot { stop: self.stop.is_requested(), waits_for, goes_on: !ended, ..Ballot::default() };
             let agreed = ballot.agree(&self.world)?;
             if agreed.stop {
                 return Ok(false);
@@ -371,7 +370,7 @@ impl Run<'_> {
                 return Ok(true);
             }
             // Parts of the list are not equally long: who has come to the end waits for the others by encoding nothing.
-            if !agreed.waiting {
+            if agreed.waits_for.is_none() {
                 self.trainer.refresh(batch.take().as_ref())?;
                 self.show_encoding(self.trainer.bank().len());
             }

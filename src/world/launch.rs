@@ -40,6 +40,11 @@ pub struct Launch {
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Launch {
+    /// Whether it is this process that opens the store at its place.
+    pub(super) fn opens_store(&self) -> bool {
+        self.rank == 0 && !self.launcher_keeps_store
+    }
+
     /// What the environment says; none where it speaks of no launcher, or of one process alone.
     ///
     /// # Errors

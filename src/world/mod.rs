@@ -12,6 +12,7 @@ mod roll;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod watch;
+mod way;
 
 pub use launch::Launch;
 pub(crate) use roll::hostname;

@@ -1,19 +1,20 @@
 //! How ranks find each other: the store, who is there, and whether all mean the same run.
 //!
-//! While ranks are missing, those that are there name them every ten seconds. What can go wrong: the port is taken, a
+//! While ranks are missing, those that are there name them every ten seconds; before that they wait for the way to rank 0 (`way.rs`). What can go wrong: the port is taken, a
 //! rank does not come, two claim one number, or they were started with different numbers of ranks, programs or pipelines.
 
-use super::Launch;
+use super::{Launch, way};
 use crate::error::{Error, Result};
 use crate::torch::c10d::Store;
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// Between two looks for ranks that are missing.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// Between two lines about them.
-const TELL: Duration = Duration::from_secs(10);
+pub(super) const TELL: Duration = Duration::from_secs(10);
 
 /// Where ranks have met.
 pub(super) struct Met {
@@ -32,6 +33,10 @@ pub(super) struct Met {
 /// again. (Counting starts would not do: each machine's torchrun counts its own.)
 pub(super) fn call(launch: &Launch, timeout: Duration, agreed: &str) -> Result<Met> {
     let started = Instant::now();
+    way::await_store(launch, timeout).map_err(|error| match launch.opens_store() {
+        true => cannot_keep(launch, &error),
+        false => unreachable(launch, &error),
+    })?;
     let (store, host, port) = match (launch.launcher_keeps_store, launch.rank) {
         (false, 0) => {
             let kept = Store::keep(&launch.host, launch.port, timeout).map_err(|error| cannot_keep(launch, &error))?;
@@ -207,14 +212,14 @@ fn first_to_say(store: &Store, key: &str, here: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&store.get(key)?).into_owned())
 }
 
-fn cannot_keep(launch: &Launch, error: &Error) -> Error {
+fn cannot_keep(launch: &Launch, error: &dyn Display) -> Error {
     let place = format!("{}:{}", launch.host, launch.port);
     Error::usage(format!("rank 0 cannot keep the store of the ranks at {place}: {error}")).with_hint(
         "is another run at this port? choose another MASTER_PORT; MASTER_ADDR must be an address of rank 0's machine",
     )
 }
 
-fn unreachable(launch: &Launch, error: &Error) -> Error {
+fn unreachable(launch: &Launch, error: &dyn Display) -> Error {
     let (rank, place) = (launch.rank, format!("{}:{}", launch.host, launch.port));
     Error::device(format!("rank {rank} does not reach the store of the ranks at {place}: {error}")).with_hint(
         "does rank 0 run, on the machine that MASTER_ADDR names, with the same MASTER_PORT, and does no firewall stand between?",
