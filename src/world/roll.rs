@@ -115,8 +115,11 @@ fn find_by_launcher(launch: &Launch, timeout: Duration, agreed: &str) -> Result<
         if agent.has(NOTE)? {
             let note: Note = serde_json::from_slice(&agent.get(NOTE)?)
                 .map_err(|error| Error::device(format!("rank 0 has left no note in the launcher's store: {error}")))?;
-            let signed = Store::reach(&note.host, note.port, PATIENCE).and_then(|store| sign(store, launch, agreed));
-            match signed {
+            // One that leads nowhere is not worth c10d's words, which are many.
+            let store = way::look(&note.host, note.port, false)
+                .map_err(|error| unreachable(launch, &error))
+                .and_then(|()| Store::reach(&note.host, note.port, PATIENCE));
+            match store.and_then(|store| sign(store, launch, agreed)) {
                 Ok(store) => return Ok((store, note.host, note.port)),
                 Err(error) => last = error,
             }

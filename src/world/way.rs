@@ -32,7 +32,8 @@ pub(super) fn await_store(launch: &Launch, timeout: Duration) -> io::Result<()> 
     }
 }
 
-fn look(host: &str, port: u16, is_opened_here: bool) -> io::Result<()> {
+/// Whether a place has an address, and, unless this rank is to open it, is open.
+pub(super) fn look(host: &str, port: u16, is_opened_here: bool) -> io::Result<()> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in (host, port).to_socket_addrs()? {
         if is_opened_here {
