@@ -15,7 +15,8 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{folder}");
     println!("cargo:rustc-env=SHOAL_LIBTORCH_LIB={folder}");
     let libtorch = Path::new(&folder).with_file_name("");
-    c10d(&libtorch).file(format!("{C10D}/shim.cpp")).compile("shoal_c10d");
+    let sources = ["shim", "hops"].map(|name| format!("{C10D}/{name}.cpp"));
+    c10d(&libtorch).files(sources).compile("shoal_c10d");
     compile_nccl(&libtorch);
 }
 

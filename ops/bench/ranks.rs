@@ -68,7 +68,7 @@ fn reduce(world: &World, numbers: &[usize]) -> serde_json::Value {
 }
 
 fn small(world: &World, rounds: usize) -> serde_json::Value {
-    let vote = median(world, rounds, || drop(world.largest(&[0_i64; 6]).expect("a vote")));
+    let vote = median(world, rounds, || drop(world.largest(&[0_i64; 8]).expect("a vote")));
     let sample = |id: u64| SampleMeta {
         id: SampleId(id),
         key: String::new(),

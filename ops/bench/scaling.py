@@ -29,6 +29,8 @@ NCCL_LATENCY = 8e-6  # a hop; NCCL's own tests give 20 to 40 µs for a small all
 # gloo over TCP: hops of a small message within a data centre, and one stream's rate. On the loopback of two cores: 60 to 90 µs.
 TCP_LATENCY = 25e-6
 TCP_RATE = 2.5e9
+# Up to so many bytes shoal goes in few hops.
+SMALL = 128 << 10
 # Share of a step that is the backward pass, behind which buckets hide (forward of student and assigner: one third).
 BACKWARD = 0.6
 # Standard deviation of a rank's step beside its mean: stragglers by decoding, clocks, other tenants.
@@ -69,13 +71,21 @@ def nccl_all_reduce(size, ranks):
 
 
 def gloo_ring(size, ranks, latency=TCP_LATENCY, rate=TCP_RATE):
-    """c10d has gloo reduce in a ring."""
+    """Large tensors: c10d has gloo reduce in a ring."""
     return 0.0 if ranks == 1 else 2 * (ranks - 1) * latency + 2 * (ranks - 1) / ranks * size / rate
 
 
+def few_hops(size, ranks, latency=TCP_LATENCY, rate=TCP_RATE):
+    """Small ones (src/torch/c10d/hops.cpp): recursive doubling."""
+    return math.ceil(math.log2(ranks)) * (latency + size / rate)
+
+
 def gloo_gather(size, ranks, latency=TCP_LATENCY, rate=TCP_RATE):
-    """Parts of `size` go round the ring once."""
-    return 0.0 if ranks == 1 else (ranks - 1) * (latency + size / rate)
+    """Parts of `size`: small ones in a few hops, others round the ring once."""
+    if ranks == 1:
+        return 0.0
+    hops = math.ceil(math.log2(ranks)) if size <= SMALL else ranks - 1
+    return hops * latency + (ranks - 1) * size / rate
 
 
 def gloo_all_to_all(size, ranks, latency=TCP_LATENCY, rate=TCP_RATE):
@@ -84,8 +94,8 @@ def gloo_all_to_all(size, ranks, latency=TCP_LATENCY, rate=TCP_RATE):
 
 
 def small_calls(case, ranks):
-    """What each step says over TCP: a vote of 6 numbers, 40 bytes a sample of ids, features in f16 to those who keep them."""
-    vote = gloo_ring(48, ranks)
+    """What each step says over TCP: a vote of 8 numbers, 40 bytes a sample of ids, features in f16 to those who keep them."""
+    vote = few_hops(64, ranks)
     ids = gloo_gather(16 + 40 * case.batch, ranks)
     features = gloo_all_to_all(2 * case.width * case.batch, ranks)
     return vote + ids + features
@@ -185,16 +195,17 @@ def check(constants):
         measured = json.load(file)
     sizes = {int(size): seconds for size, seconds in measured["reduce"].items()}
     smallest, largest = min(sizes), max(sizes)
-    latency = sizes[smallest] / 2
+    latency = sizes[smallest]
     rate = largest / (sizes[largest] - sizes[smallest])
     print(f"loopback, two ranks: {latency * 1e6:.0f} µs a hop, {rate / 1e9:.2f} GB/s\n")
     print("| all-reduce | measured | model |\n|---|---|---|")
     for size, seconds in sorted(sizes.items()):
-        print(f"| {size >> 10:,} KiB | {seconds * 1e3:.2f} ms | {gloo_ring(size, 2, latency, rate) * 1e3:.2f} ms |")
-    hop = measured["small"]["2"]["vote"] / 2
-    print("\n| ranks | vote, measured | model: a ring of as many hops |\n|---|---|---|")
+        model = few_hops if size <= SMALL else gloo_ring
+        print(f"| {size >> 10:,} KiB | {seconds * 1e3:.2f} ms | {model(size, 2, latency, rate) * 1e3:.2f} ms |")
+    hop = measured["small"]["2"]["vote"]
+    print("\n| ranks | vote, measured | model: as many hops as doubling takes, each rank with a core |\n|---|---|---|")
     for ranks, seconds in measured["small"].items():
-        print(f"| {ranks} | {seconds['vote'] * 1e6:.0f} µs | {gloo_ring(48, int(ranks), hop) * 1e6:.0f} µs |")
+        print(f"| {ranks} | {seconds['vote'] * 1e6:.0f} µs | {few_hops(64, int(ranks), hop) * 1e6:.0f} µs |")
 
 
 def main():

@@ -260,7 +260,8 @@ impl Bank {
     /// same `capacity` the very same bank, slot for slot; with a smaller one the newest entries, with a larger one all.
     pub fn read(paths: &[PathBuf], capacity: usize, world: &World) -> Result<Self> {
         let first = paths.first().ok_or_else(|| Error::data("a bank without a file"))?;
-        let whole = Facts::read(first, 0, paths.len())?;
+        let table = Table::open(first)?;
+        let whole = Facts::of(&table, first, 0, paths.len())?;
         let kept = whole.rows.min(capacity);
         let same_places = capacity == whole.capacity;
         let oldest = if whole.rows == whole.capacity { whole.next } else { 0 };
@@ -272,7 +273,7 @@ impl Bank {
             rank_by_age.checked_sub(whole.rows - kept)
         };
 
-        let mut bank = Self::shared(capacity, Table::open(first)?.width("feature")?, world)?;
+        let mut bank = Self::shared(capacity, table.width("feature")?, world)?;
         bank.ids = vec![SampleId(0); kept];
         bank.steps = vec![0; kept];
         bank.classes = vec![None; kept];
@@ -280,11 +281,12 @@ impl Bank {
         bank.next = if same_places { whole.next } else { kept % capacity };
         let mut rows = 0;
         for (rank, path) in paths.iter().enumerate() {
-            if Facts::read(path, rank, paths.len())? != whole {
+            let table = Table::open(path)?;
+            if Facts::of(&table, path, rank, paths.len())? != whole {
                 return Err(Error::data(format!("{} and {} are not of one bank", first.display(), path.display())));
             }
             let mut old_slot = rank;
-            for block in Table::open(path)? {
+            for block in table {
                 let block = block?;
                 let slots = (0..block.rows()).map(|row| old_slot + row * paths.len());
                 bank.fill(&block, &slots.map(place).collect::<Vec<_>>())?;
@@ -375,8 +377,7 @@ struct Facts {
 
 impl Facts {
     /// Of the file of `rank` among `size`.
-    fn read(path: &Path, rank: usize, size: usize) -> Result<Self> {
-        let file = Table::open(path)?;
+    fn of(file: &Table, path: &Path, rank: usize, size: usize) -> Result<Self> {
         let fact = |key: &str| file.fact(key).and_then(|text| text.parse::<usize>().ok());
         let needed = |key: &str| {
             fact(key).ok_or_else(|| {

@@ -54,6 +54,35 @@ fn ranks_add_gather_and_exchange() {
     }
 }
 
+/// Small tensors go in few hops, large ones round gloo's ring: with any number of ranks both must say the same.
+#[test]
+fn few_hops_give_what_the_ring_gives() {
+    const LARGE: i64 = 40_000; // above 128 KiB in every kind of number below
+    for size in 2..=7 {
+        let found = of_ranks(size, |world| {
+            let rank = world.rank() as i64;
+            for kind in [Kind::Int64, Kind::Float, Kind::Double] {
+                // whole numbers, which every order of adding sums to the same
+                let large = (Tensor::arange(LARGE, (kind, Device::Cpu)) * (rank + 1)).remainder(1_009);
+                for reduction in [Reduction::Sum, Reduction::Min, Reduction::Max] {
+                    let (ring, hops) = (large.copy(), large.narrow(0, 0, 100).copy());
+                    world.reduce(&ring, reduction)?;
+                    world.reduce(&hops, reduction)?;
+                    assert_eq!(hops, ring.narrow(0, 0, 100), "{size} ranks, {kind:?}, {reduction:?}");
+                }
+                let (ring, hops) = (world.gather(&large)?, world.gather(&large.narrow(0, 0, 100))?);
+                assert_eq!(hops, ring.narrow(1, 0, 100), "{size} ranks, {kind:?}");
+            }
+            // fractions: another order of adding gives other last bits, but to all ranks the same
+            let fractions = [1.0 / (rank + 3) as f64, 1e9 / (rank + 7) as f64];
+            let sums = world.sum(&fractions)?;
+            assert_eq!(world.gather(&Tensor::zeros([3, 0], (Kind::Float, Device::Cpu)))?.size(), [size as i64, 3, 0]);
+            Ok(sums.into_iter().map(f64::to_bits).collect::<Vec<u64>>())
+        });
+        assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{size} ranks: {found:?}");
+    }
+}
+
 #[test]
 fn what_rank_0_finds_and_what_it_fails_by_is_told_to_all() {
     let found = of_ranks(2, |world| {

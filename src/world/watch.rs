@@ -84,7 +84,7 @@ enum End {
 #[derive(Debug)]
 pub(super) struct Watch {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    beating: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -133,7 +133,7 @@ impl Watch {
         let (beating, guarding) = (Arc::clone(&shared), Arc::clone(&shared));
         let beat = Builder::new().name("beat".into()).spawn(move || beating.beat(&store)).map_err(trouble)?;
         Builder::new().name("guard".into()).spawn(move || guarding.guard(end)).map_err(trouble)?;
-        Ok(Self { shared, threads: Mutex::new(vec![beat]) })
+        Ok(Self { shared, beating: Mutex::new(Some(beat)) })
     }
 
     /// A further group of the same ranks; its number, for [`Watch::enter`].
@@ -210,10 +210,9 @@ impl Watch {
             thread::sleep(GUARD / 4);
         }
         // A beating thread that is stuck in the store must not hold up the end.
-        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if self.shared.has_parted() {
-                let _ = thread.join(); // it ends by itself
-            }
+        let beating = self.beating.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = beating.filter(|_| self.shared.has_parted()) {
+            let _ = thread.join(); // it ends by itself
         }
     }
 }

@@ -1,6 +1,7 @@
 // A thin layer over c10d: stores, process groups, and the reducer of DistributedDataParallel. See shim.h.
 
 #include "shim.h"
+#include "hops.h"
 
 #include <ATen/ATen.h>
 #include <c10/util/Logging.h>
@@ -75,6 +76,10 @@ c10d::ReduceOp reduce_op(int number) {
 }
 
 void all_reduce(c10d::ProcessGroup& group, const at::Tensor& tensor, c10d::ReduceOp op) {
+  if (shoal::is_small(tensor)) {
+    shoal::all_reduce_in_few_hops(group, tensor, op);
+    return;
+  }
   std::vector<at::Tensor> tensors{tensor};
   c10d::AllreduceOptions options;
   options.reduceOp = std::move(op);
@@ -209,7 +214,13 @@ int shoal_broadcast(GroupBox* box, at::Tensor* tensor, int root) {
 
 // `all` holds as many parts as there are ranks, each of the shape of `part`.
 int shoal_all_gather(GroupBox* box, at::Tensor* all, at::Tensor* part) {
-  return guarded([&] { box->group->_allgather_base(*all, *part)->wait(); });
+  return guarded([&] {
+    if (shoal::is_small(*part)) {
+      shoal::all_gather_in_few_hops(*box->group, *all, *part);
+      return;
+    }
+    box->group->_allgather_base(*all, *part)->wait();
+  });
 }
 
 // Rows of `from`, `sends[r]` of them for each rank `r` in turn, become rows of `to`, `takes[r]` from each.
