@@ -10,18 +10,19 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A page that a child serves; dropping it ends the child.
-struct Served {
+pub struct Served {
     child: Child,
     address: SocketAddr,
     token: String,
 }
 
 impl Served {
-    fn start(command: &mut Command) -> Self {
+    /// Starts what serves it, and waits until it says where.
+    pub fn start(command: &mut Command) -> Self {
         let command = command.current_dir(root()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.env("OMP_WAIT_POLICY", "PASSIVE").spawn().expect("the program starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
@@ -61,26 +62,33 @@ impl Served {
         ask(self.address, &self.address.to_string(), method, path, headers).expect("an answer")
     }
 
-    fn get(&self, path: &str) -> Vec<u8> {
+    /// The body of an answer that is well.
+    pub fn get(&self, path: &str) -> Vec<u8> {
         let (status, body) = self.ask("GET", path, &[]);
         assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&body));
         body
     }
 
-    fn json(&self, path: &str) -> Value {
+    /// The same as JSON.
+    pub fn json(&self, path: &str) -> Value {
         serde_json::from_slice(&self.get(path)).expect("JSON")
     }
 
     /// Does what a button of the page does.
-    fn act(&self, action: &str) -> (u16, String) {
+    pub fn act(&self, action: &str) -> (u16, String) {
         let (origin, bearer) = (format!("http://{}", self.address), format!("Bearer {}", self.token));
         let headers = [("Origin", origin.as_str()), ("Authorization", bearer.as_str())];
         let (status, body) = self.ask("POST", &format!("/api/actions/{action}"), &headers);
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
+    /// How the child ends.
+    pub fn end(&mut self) -> ExitStatus {
+        self.child.wait().expect("it is a child")
+    }
+
     /// Asks for the state until something is so.
-    fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    pub fn until(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         let started = Instant::now();
         loop {
             let state = self.json("/api/state");

@@ -1,10 +1,13 @@
 //! Several processes train one run: the losses of one, the same samples once each, and an end with a name when one of them is lost.
 
 use crate::interop;
+use crate::page::Served;
 use crate::resume::steps_done;
 use crate::run::{SMALL, binary, pretrain, records, root, steps};
+use serde_json::Value;
 use shoal::bank::Bank;
 use shoal::shards::index::{Index, ShardIndex};
+use shoal::shards::ledger;
 use shoal::world::World;
 use std::fs::{self, File};
 use std::io::Write;
@@ -346,6 +349,52 @@ fn sigterm_on_one_rank_has_all_of_them_snapshot_and_end() {
     }
     let manifest = fs::read_to_string(snapshot.join("manifest.json")).expect("a manifest");
     assert!(manifest.contains("bank.rank-2.arrow"), "{manifest}");
+}
+
+#[test]
+fn the_page_of_rank_0_shows_all_ranks_and_its_buttons_reach_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pipeline = in_step(folder.path(), "");
+    let run = folder.path().join("run");
+    // What is lost in the second shard is lost by the rank whose part it was in.
+    let more = [
+        "observe.page=127.0.0.1:0",
+        "stream.shards=[\"shards/photos-000000.tar\", \"shards/damage.tar\"]",
+        "train.steps=50000",
+        "snapshot.every_steps=0",
+    ];
+    let all = Start { pipeline: &pipeline, run: &run, size: 2, port: free_port(), more: &more };
+    let mut other = Ranks::of(&run, std::iter::once(all.command(1)));
+    let mut page = Served::start(&mut all.command(0));
+    let state = page.until("two ranks, and a clustering", |state| {
+        let ranks = state["slowest_ranks"].as_array();
+        let decodes = |rank: &Value| rank["images_per_s"].as_f64().is_some_and(|rate| rate > 0.0);
+        state["pass"].as_u64() >= Some(2) && ranks.is_some_and(|ranks| ranks.len() == 2 && ranks.iter().all(decodes))
+    });
+    assert_eq!(state["ranks"], 2);
+    let numbers = String::from_utf8(page.get("/metrics")).expect("text");
+    assert!(numbers.lines().any(|line| line == "shoal_ranks 2"), "{numbers}");
+    // Where each rank had half of a shard, the photographs of both are found.
+    let clusters = page.json("/api/clusters?from=0&count=8");
+    let members = clusters["clusters"].as_array().expect("clusters").iter().flat_map(|one| one["members"].as_array());
+    let ids: Vec<&str> = members.flatten().filter_map(|member| member["id"].as_str()).collect();
+    let found = page.json(&format!("/api/thumbnails?ids={}", ids.join(",")));
+    assert_eq!(found.as_object().map(|found| found.len() > 10), Some(true), "{found}");
+    let lost: usize = page.json("/api/ledger").as_array().map_or(0, Vec::len);
+    let of_both = [run.join("ledger.jsonl"), run.join("ledger.rank-1.jsonl")].map(|path| ledger::read(&path));
+    let of_both = of_both.map(|entries| entries.expect("a ledger").len());
+    assert!(of_both.iter().all(|&count| count > 0) && lost > 0, "{of_both:?}, {lost}");
+
+    assert_eq!(page.act("pause").0, 200);
+    page.until("a pause", |state| state["stage"]["stage"] == "pause");
+    let before = steps_done(&run);
+    sleep(Duration::from_millis(500));
+    assert_eq!(steps_done(&run), before);
+    assert_eq!(page.act("resume").0, 200);
+    page.until("further steps", |_| steps_done(&run) > before);
+    assert_eq!(page.act("stop").0, 200);
+    assert_eq!((page.end().code(), other.end_of(0).code()), (Some(130), Some(130)));
+    assert!(other.log(0).contains("snapshot written to"), "{}", other.log(0));
 }
 
 #[test]

@@ -4,7 +4,7 @@
     ops/bench/ranks.sh [--rounds 3] [--parts reduce,small,overhead,kmeans]
 
 reduce    seconds of an all-reduce by shoal and by a bare loop over c10d in Python, the same sizes, in turn
-small     what each step costs beside its gradients: a vote, and the ids of a batch of 256; for 2 to 16 ranks
+small     what each step costs beside its gradients: a vote, also by the bare loop, and the ids of a batch of 256; for 2 to 16 ranks
 overhead  one process with two threads beside two ranks of one thread each, the same pipeline and global batch, in turn
 kmeans    one k-means by one process with two threads, and over the shards of two ranks
 
@@ -81,14 +81,19 @@ def reduce(binary, rounds):
     return found
 
 
-def small(binary):
-    print("\nWhat a step costs beside its gradients, on this one machine (more ranks than cores wait for each other):\n")
-    print("| ranks | vote | ids of a batch of 256 |\n|---|---|---|")
+def small(binary, rounds):
+    print(f"\nWhat a step costs beside its gradients, on this one machine (more ranks than cores wait for each other), medians of {rounds} rounds:\n")
+    print("| ranks | vote | the same by a bare c10d loop (Python) | ratio | ids of a batch of 256 |\n|---|---|---|---|---|")
     found = {}
     for size in [2, 4, 8, 16]:
-        seconds = measure(binary, size, "small", 100)
-        found[size] = seconds
-        print(f"| {size} | {seconds['vote'] * 1e6:.0f} µs | {seconds['ids'] * 1e6:.0f} µs |")
+        ours, theirs = [], []
+        for _ in range(rounds):
+            ours.append(measure(binary, size, "small", 100))
+            theirs.append(bare(size, 64, 100)["found"][0][1])
+        vote, ids = (statistics.median(seconds[what] for seconds in ours) for what in ("vote", "ids"))
+        other = statistics.median(theirs)
+        found[size] = {"vote": vote, "ids": ids}
+        print(f"| {size} | {vote * 1e6:.0f} µs | {other * 1e6:.0f} µs | {other / vote:.2f} | {ids * 1e6:.0f} µs |", flush=True)
     return found
 
 
@@ -144,7 +149,7 @@ def main():
     if "reduce" in parts:
         constants["reduce"] = reduce(arguments.binary, arguments.rounds)
     if "small" in parts:
-        constants["small"] = small(arguments.binary)
+        constants["small"] = small(arguments.binary, arguments.rounds)
     if "overhead" in parts:
         overhead(arguments.shoal, arguments.rounds)
     if "kmeans" in parts:

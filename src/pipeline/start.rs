@@ -98,7 +98,8 @@ impl<'a> Start<'a> {
             None => Standing::new(&plan.filter),
         };
         let feed = self.feed(&trainer, &standing, &ledger)?;
-        let hardware = Hardware { cuda: placement.device != Device::Cpu, bf16: plan.device.precision == Precision::Bf16 };
+        let hardware =
+            Hardware { cuda: placement.device != Device::Cpu, bf16: plan.device.precision == Precision::Bf16 };
         let sources = feed.sources().clone();
         observer.runs_on(hardware, Arc::clone(&sources.decoders));
         let live = Live::new(sources, Controls::new(self.stop.flag()), hardware.cuda, plan.stream.shuffle);

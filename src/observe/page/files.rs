@@ -197,7 +197,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         assert!(ledger_end(folder.path())?.is_empty());
         let loss = |offset: usize| {
-            format!("{{\"kind\":\"loss\",\"shard\":\"a.tar\",\"offset\":{offset},\"reason\":\"corrupt\",\"time\":{offset}}}\n")
+            format!(
+                "{{\"kind\":\"loss\",\"shard\":\"a.tar\",\"offset\":{offset},\"reason\":\"corrupt\",\"time\":{offset}}}\n"
+            )
         };
         let whole = "{\"kind\":\"shard\",\"shard\":\"a.tar\",\"verdict\":\"complete\",\"time\":2001}\n";
         let cut = "{\"kind\":\"shard\",\"shard\":\"b.tar\",\"verdict\":\"truncated\",\"time\":2002}\n";

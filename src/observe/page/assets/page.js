@@ -125,8 +125,8 @@ function showRanks(state) {
   at("ranks-section").hidden = ranks.length === 0;
   at("stages-title").textContent = ranks.length ? "Stages of rank 0" : "Stages";
   const shown = ranks.length < state.ranks ? ` The ${ranks.length} of ${state.ranks} that waited most:` : "";
-  at("ranks-note").textContent = `Between the last two records. What one waits for, all wait for.${shown}`;
-  rows(at("ranks"), ["rank", "machine", "waits for its data", "read", "decoded", "shards"], ranks.map((rank) => [
+  at("ranks-note").textContent = `Between the last two records. Waiting is for data of its own; all wait for whom it takes longest.${shown}`;
+  rows(at("ranks"), ["rank", "machine", "waiting", "read", "decoded", "shards"], ranks.map((rank) => [
     count(rank.rank), rank.host, percent(rank.waiting), `${short(rank.megabytes_per_s)} MB/s`, `${short(rank.images_per_s)} images/s`, rank.shards,
   ]));
 }
