@@ -356,9 +356,10 @@ fn the_page_of_rank_0_shows_all_ranks_and_its_buttons_reach_them() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let pipeline = in_step(folder.path(), "");
     let run = folder.path().join("run");
-    // What is lost in the second shard is lost by the rank whose part it was in.
+    // With two lanes the ranks share each of two shards, and what is lost in it.
     let more = [
         "observe.page=127.0.0.1:0",
+        "stream.lanes=2",
         "stream.shards=[\"shards/photos-000000.tar\", \"shards/damage.tar\"]",
         "train.steps=50000",
         "snapshot.every_steps=0",
