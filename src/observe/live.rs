@@ -1,7 +1,7 @@
 //! A run under way, as others may see it: counters and words that cost the trainer nothing.
 //!
-//! In: the counters of the feed that trains, and for a while of one that encodes the list for a clustering. Out: sums over all feeds
-//! that never fall, how full each queue is, what waits for what. Nothing can go wrong.
+//! In: the counters of the feed that trains, and for a while of one that encodes the list for a clustering; what other ranks say of
+//! theirs. Out: sums that never fall, how full each queue is, what waits for what. Nothing can go wrong.
 
 use super::ranks::{RankView, Report, Reports};
 use super::{Activity, Controls, Stage};

@@ -151,8 +151,8 @@ pub(super) async fn ledger(State(shared): State<Arc<Shared>>) -> Result<Json<Vec
 }
 
 fn ledger_end(run: &FilePath) -> Result<Vec<Value>> {
-    let pattern = run.join("ledger*.jsonl");
-    let paths: Vec<_> = glob::glob(&pattern.to_string_lossy()).into_iter().flatten().flatten().collect();
+    let pattern = format!("{}/ledger*.jsonl", glob::Pattern::escape(&run.to_string_lossy()));
+    let paths: Vec<_> = glob::glob(&pattern).into_iter().flatten().flatten().collect();
     let most = LEDGER_END / paths.len().max(1) as u64;
     let mut lines = Vec::new();
     for path in paths {

@@ -260,8 +260,8 @@ impl Index {
     /// A file of an index is none.
     pub fn totals(&self) -> Result<(u64, u64)> {
         let (mut shards, mut samples) = (0, 0);
-        let pattern = self.folder.join("??").join("*.arrow");
-        for path in glob::glob(&pattern.to_string_lossy()).into_iter().flatten().flatten() {
+        let pattern = format!("{}/??/*.arrow", glob::Pattern::escape(&self.folder.to_string_lossy()));
+        for path in glob::glob(&pattern).into_iter().flatten().flatten() {
             samples += summary_of(&path, &Table::open(&path)?)?.samples;
             shards += 1;
         }
