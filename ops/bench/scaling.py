@@ -77,7 +77,8 @@ def gloo_ring(size, ranks, latency=TCP_LATENCY, rate=TCP_RATE):
 
 def few_hops(size, ranks, latency=TCP_LATENCY, rate=TCP_RATE):
     """Small ones (src/torch/c10d/hops.cpp): recursive doubling."""
-    return math.ceil(math.log2(ranks)) * (latency + size / rate)
+    hops = math.floor(math.log2(ranks)) + (0 if ranks & (ranks - 1) == 0 else 2)
+    return hops * (latency + size / rate)
 
 
 def gloo_gather(size, ranks, latency=TCP_LATENCY, rate=TCP_RATE):

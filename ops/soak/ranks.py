@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Ranks that are lost again and again, at any moment: the run must end with the very samples, in the very order, of one left alone.
+"""Ranks that are lost again and again, at any moment: the run must end with the very samples, in the very order, of one left
+alone, and know the same of its shards.
 
     ops/soak/ranks.py [--minutes 10] [--ranks 2] [--seed 1] [--shoal target/release/shoal] [--folder FOLDER]
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -68,6 +70,18 @@ def ids(run):
     return found
 
 
+def indices(run):
+    """The files of RUN/index: those of shards that were read from their beginning to their end."""
+    found = {}
+    for folder, _, files in os.walk(os.path.join(run, "index")):
+        for name in files:
+            if name.endswith(".arrow"):
+                path = os.path.join(folder, name)
+                with open(path, "rb") as file:
+                    found[os.path.relpath(path, run)] = file.read()
+    return found
+
+
 def disturb(processes, chance, longest):
     """What one rank got, and when, or None where all were through before."""
     delay = chance.uniform(0, longest)
@@ -85,20 +99,23 @@ def disturb(processes, chance, longest):
 def ended(processes, disturbed, logs):
     """Why it did not end as it should; None if it did."""
     victim, what, _ = disturbed or (None, None, None)
+    deadline = time.monotonic() + PATIENCE_S
     for rank, process in enumerate(processes):
         if rank == victim and what == signal.SIGSTOP:
             continue
         try:
-            code = process.wait(PATIENCE_S)
+            code = process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return f"rank {rank} goes on"
         if rank == victim and what == signal.SIGKILL or code == 0:
             continue
         with open(os.path.join(logs, f"rank-{rank}.log")) as file:
             text = file.read()
-        # before it heeds SIGTERM a rank may be ended by it, and then is a loss to the others
-        expected = {4} if what != signal.SIGTERM else {4, 130, -signal.SIGTERM}
-        if code not in expected or code == 4 and "rank" not in text:
+        # before it heeds SIGTERM a rank is ended by it, and then is a loss to the others
+        expected = {4, 130} if what == signal.SIGTERM else {4}
+        expected |= {-signal.SIGTERM} if what == signal.SIGTERM and rank == victim else set()
+        named = re.search(rf"error: .*ranks? [\d, and]*\b{victim}\b", text) or rank == victim
+        if code not in expected or code == 4 and not named:
             return f"rank {rank} ended with {code}"
     if what == signal.SIGSTOP:
         processes[victim].kill()
@@ -149,6 +166,9 @@ def main():
     wrong = [step for step in range(1, STEPS + 1) if expected.get(step) != found.get(step)]
     if wrong or len(expected) != STEPS:
         sys.exit(f"steps {wrong[:5]} and {max(0, len(wrong) - 5)} more were trained on other samples: see {folder}")
+    known = indices(run).items()
+    if not known or not known <= indices(alone).items():
+        sys.exit(f"what is known of the shards is not the same: see {folder}")
     print(f"well: {rounds} starts, disturbed by {counts}; {STEPS} steps on the very samples of the run left alone")
 
 

@@ -18,7 +18,7 @@ use crate::shards::index::{Index, Stamp};
 use crate::shards::sample::{Samples, Step};
 use crate::shards::source::Fetcher;
 use crate::shards::{Activity, Ending, Reading, Reason, ShardSample, ShardUrl, Trouble};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -79,6 +79,8 @@ pub(super) struct Lane {
     pub account_before: Option<Account>,
     /// The byte from which on this process reads it.
     pub opened_at: u64,
+    /// Where the samples begin that it gave or lost, if there is an index to hear of them.
+    pub offsets: BTreeSet<u64>,
     /// Since when its next sample has been looked for in vain.
     pub empty_since: Option<Instant>,
     /// The version of the shard that was read before a restart.
@@ -111,6 +113,7 @@ impl Lane {
             account,
             account_before,
             opened_at,
+            offsets: BTreeSet::new(),
             empty_since,
             version_before,
             changed,

@@ -323,6 +323,9 @@ impl Pass {
                 lane.rest = lane.rest.after(sample.end, ordinal + 1);
                 lane.account.samples += 1;
                 lane.account_before = None;
+                if self.rules.ledger.index().is_some() {
+                    lane.offsets.insert(sample.offset);
+                }
                 self.turn = (index + 1) % self.lanes.len();
                 self.rules.ledger.seen(1);
                 for &notice in &sample.notices {
@@ -335,6 +338,9 @@ impl Pass {
             Step::Lost(lost) => {
                 lane.account_before.get_or_insert_with(|| lane.account.clone());
                 lane.account.lose(&lost);
+                if lost.key.is_some() && self.rules.ledger.index().is_some() {
+                    lane.offsets.insert(lost.offset);
+                }
                 let quarantine = lane.account.quarantine(self.rules.max_shard_loss);
                 self.rules.ledger.seen(u64::from(lost.key.is_some()));
                 self.lose(shard, lost);
@@ -351,7 +357,6 @@ impl Pass {
     /// Accounts for the shard of a lane and gives the lane another.
     fn end_lane(&mut self, index: usize, shard: usize, ending: Ending) -> Result<()> {
         self.met_passing |= ending.verdict == Verdict::Failed(Reason::ShardChanged);
-        let is_remainder = self.is_remainder();
         let lane = &mut self.lanes[index];
         if let Some(stamp) = lane.stamp() {
             self.stamps.insert(shard, stamp.clone());
@@ -372,10 +377,8 @@ impl Pass {
         let (name, parts) = (&self.names[shard], lane.rest.every);
         let end = ShardEnd { from_byte, parts, samples, losses, ..ShardEnd::new(self.number, name, &ending, bytes) };
         if let Some(index) = self.rules.ledger.index() {
-            let part = Part { member: lane.rest.member, of: parts };
-            // of a pass that was dealt anew a rank may have several parts of a shard, whose samples nothing tells apart
-            let is_whole = lane.opened_at == 0 && (part == Part::WHOLE || !is_remainder);
-            index.ended(name, &end, reading.stamp().filter(|_| is_whole), part);
+            let (part, offsets) = (Part { member: lane.rest.member, of: parts }, std::mem::take(&mut lane.offsets));
+            index.ended(name, &end, offsets, reading.stamp().filter(|_| lane.opened_at == 0), part);
         }
         self.rules.ledger.shard_done(end);
         if let Some(lost) = lost {
@@ -439,7 +442,7 @@ impl Pass {
 
     fn lose(&self, shard: usize, lost: Lost) {
         if let (Some(index), Some(_)) = (self.rules.ledger.index(), &lost.key) {
-            index.lost(self.number, &self.names[shard], Row::lost_at(lost.offset, lost.trouble.reason));
+            index.heard(self.number, &self.names[shard], Row::lost_at(lost.offset, lost.trouble.reason));
         }
         self.rules.ledger.lose(Loss {
             pass: self.number,

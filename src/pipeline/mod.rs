@@ -89,13 +89,12 @@ fn pretrain_in(world: &World, plan: &Plan, folder: &Path, bar: bool, placement: 
             run.last_snapshot()
         }
     };
-    let summary = run.observer.summary();
-    drop(run);
+    let observer = run.into_observer();
     match outcome {
-        Ok(()) => Ok(summary),
+        Ok(()) => Ok(observer.summary()),
         Err(error @ Error::Interrupted { .. }) => {
             if world.is_first() {
-                say(&summary.to_string());
+                say(&observer.summary().to_string());
             }
             Err(error)
         }

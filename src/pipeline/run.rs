@@ -104,6 +104,11 @@ impl Run<'_> {
         Err(Error::Interrupted { snapshot: self.finish_snapshot()? })
     }
 
+    /// Ends its stages; what is left can sum it up.
+    pub(super) fn into_observer(self) -> Observer {
+        self.observer
+    }
+
     fn is_done(&self) -> bool {
         self.plan.train.steps > 0 && self.trainer.progress().step >= self.plan.train.steps
     }
@@ -119,7 +124,6 @@ impl Run<'_> {
             let started = Instant::now();
             if !self.live.controls.is_paused() {
                 self.fill_block(&mut block, wanted)?;
-                self.waited_for_own += started.elapsed();
             }
             let waits_for = (block.len() < wanted).then(|| self.world.rank());
             let agreed = Ballot { waits_for, ..self.ballot(&block) }.agree(&self.world)?;
@@ -149,6 +153,7 @@ impl Run<'_> {
 
     /// Takes what batches there are, up to `wanted` of them, without waiting for long.
     fn fill_block(&mut self, block: &mut Vec<DeviceBatch>, wanted: usize) -> Result<()> {
+        let started = Instant::now();
         while block.len() < wanted && !self.stop.is_requested() {
             match self.feed.poll()? {
                 Polled::Batch(batch) => block.push(self.uploader.upload(*batch)?),
@@ -156,6 +161,7 @@ impl Run<'_> {
                 Polled::End => return Err(Error::data("the endless stream of samples has ended")),
             }
         }
+        self.waited_for_own += started.elapsed();
         Ok(())
     }
 
@@ -354,11 +360,13 @@ impl Run<'_> {
         let (mut batch, mut ended) = (None, false);
         loop {
             if batch.is_none() && !ended {
+                let started = Instant::now();
                 match feed.poll()? {
                     Polled::Batch(found) => batch = Some(uploader.upload(*found)?),
                     Polled::End => ended = true,
                     Polled::Nothing => {}
                 }
+                self.waited_for_own += started.elapsed();
             }
             let waits_for = (batch.is_none() && !ended).then(|| self.world.rank());
             let ballot = Ballot { stop: self.stop.is_requested(), waits_for, goes_on: !ended, ..Ballot::default() };

@@ -33,10 +33,7 @@ pub(super) struct Met {
 /// again. (Counting starts would not do: each machine's torchrun counts its own.)
 pub(super) fn call(launch: &Launch, timeout: Duration, agreed: &str) -> Result<Met> {
     let started = Instant::now();
-    way::await_store(launch, timeout).map_err(|error| match launch.opens_store() {
-        true => cannot_keep(launch, &error),
-        false => unreachable(launch, &error),
-    })?;
+    way::await_store(launch, timeout).map_err(|error| unreachable(launch, &error))?;
     let (store, host, port) = match (launch.launcher_keeps_store, launch.rank) {
         (false, 0) => {
             let kept = Store::keep(&launch.host, launch.port, timeout).map_err(|error| cannot_keep(launch, &error))?;
@@ -117,7 +114,10 @@ fn find_by_launcher(launch: &Launch, timeout: Duration, agreed: &str) -> Result<
                 .map_err(|error| Error::device(format!("rank 0 has left no note in the launcher's store: {error}")))?;
             // One that leads nowhere is not worth c10d's words, which are many.
             let store = way::look(&note.host, note.port, false)
-                .map_err(|error| unreachable(launch, &error))
+                .map_err(|error| {
+                    let (rank, host, port) = (launch.rank, &note.host, note.port);
+                    Error::device(format!("rank {rank} does not reach the store of rank 0 at {host}:{port}: {error}"))
+                })
                 .and_then(|()| Store::reach(&note.host, note.port, PATIENCE));
             match store.and_then(|store| sign(store, launch, agreed)) {
                 Ok(store) => return Ok((store, note.host, note.port)),
@@ -215,7 +215,7 @@ fn first_to_say(store: &Store, key: &str, here: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&store.get(key)?).into_owned())
 }
 
-fn cannot_keep(launch: &Launch, error: &dyn Display) -> Error {
+fn cannot_keep(launch: &Launch, error: &Error) -> Error {
     let place = format!("{}:{}", launch.host, launch.port);
     Error::usage(format!("rank 0 cannot keep the store of the ranks at {place}: {error}")).with_hint(
         "is another run at this port? choose another MASTER_PORT; MASTER_ADDR must be an address of rank 0's machine",

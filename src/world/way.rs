@@ -8,6 +8,8 @@ use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+/// Between two looks, once there have been some.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a machine may take to answer before it is asked again.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -17,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// It was not in `timeout`; why not.
 pub(super) fn await_store(launch: &Launch, timeout: Duration) -> io::Result<()> {
     let started = Instant::now();
-    let mut told = started;
+    let (mut told, mut pause) = (started, LOOK);
     loop {
         let Err(why) = look(&launch.host, launch.port, launch.opens_store()) else { return Ok(()) };
         if started.elapsed() > timeout {
@@ -28,7 +30,9 @@ pub(super) fn await_store(launch: &Launch, timeout: Duration) -> io::Result<()> 
             let (rank, host, port) = (launch.rank, &launch.host, launch.port);
             tracing::warn!("rank {rank} has waited for {host}:{port} since {}: {why}", super::seconds(started));
         }
-        std::thread::sleep(LOOK);
+        // A thousand ranks must not hold up the one that they wait for.
+        std::thread::sleep(pause);
+        pause = (2 * pause).min(LONGEST_PAUSE);
     }
 }
 

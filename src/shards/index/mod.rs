@@ -273,8 +273,7 @@ impl Index {
     /// # Errors
     /// The folder cannot be written.
     pub fn write(&self, index: &ShardIndex) -> Result<()> {
-        let path = self.path(&index.shard);
-        write(index, &path, &path.with_extension("new"))
+        write(index, &self.path(&index.shard))
     }
 
     /// Takes away the index of a shard, if there is one.
@@ -308,14 +307,15 @@ impl ShardIndex {
     }
 }
 
-/// Writes an index into a file, by way of another one beside it.
-fn write(index: &ShardIndex, path: &Path, aside: &Path) -> Result<()> {
+/// Writes an index into a file, by way of another one beside it, which other processes do not write.
+fn write(index: &ShardIndex, path: &Path) -> Result<()> {
+    let aside = path.with_extension(format!("{}.new", std::process::id()));
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|source| Error::file("make", folder, &source))?;
     }
     let text = |name| Field::new(name, DataType::Utf8, false);
     let mut writer = TableWriter::create(
-        aside,
+        &aside,
         vec![
             Field::new("offset", DataType::UInt64, false),
             Field::new("bytes", DataType::UInt32, false),

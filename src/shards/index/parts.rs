@@ -34,13 +34,16 @@ impl Index {
             return self.write(index).map(|()| true);
         }
         let whole = self.path(&index.shard);
-        // of ranks that write at once each has a file of its own
-        let aside = whole.with_extension(format!("{}-{}.new", part.member, part.of));
-        write(index, &place(&whole, part), &aside)?;
-        let Some(joined) = join(&whole, index, part.of)? else {
-            return Ok(false);
-        };
-        write(&joined, &whole, &aside)?;
+        let is_known = || self.summary(&index.shard).ok().flatten().is_some_and(|known| known.stamp == index.stamp);
+        if !is_known() {
+            write(index, &place(&whole, part))?;
+            match join(&whole, index, part.of) {
+                Some(joined) => write(&joined, &whole)?,
+                // another rank may have made it just now, of this part as it was in an earlier pass
+                None if !is_known() => return Ok(false),
+                None => {}
+            }
+        }
         remove_parts(&whole)?;
         Ok(true)
     }
@@ -50,25 +53,22 @@ fn place(whole: &Path, part: Part) -> PathBuf {
     whole.with_extension(format!("{}-{}.part", part.member, part.of))
 }
 
-/// The whole of `of` parts, if all are there and of the version of `one` of them.
-fn join(whole: &Path, one: &ShardIndex, of: u64) -> Result<Option<ShardIndex>> {
+/// The whole of `of` parts, if all are there, of the version of `one` of them, and fit together.
+fn join(whole: &Path, one: &ShardIndex, of: u64) -> Option<ShardIndex> {
     let mut joined = ShardIndex { samples: 0, rows: Vec::new(), ..one.clone() };
+    let mut counts = Vec::new();
     for member in 0..of {
-        let path = place(whole, Part { member, of });
-        let part = match read(&path) {
-            Ok(part) => part,
-            // not there yet, or not any more, since another rank has just made the whole
-            Err(_) if !path.is_file() => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if part.stamp != one.stamp {
-            return Ok(None);
-        }
+        // One that cannot be read is written anew by a later pass; or another rank has just made the whole.
+        let part = read(&place(whole, Part { member, of })).ok().filter(|part| part.stamp == one.stamp)?;
+        counts.push(part.samples);
         joined.samples += part.samples;
         joined.rows.extend(part.rows);
     }
     joined.rows.sort_unstable_by_key(|row| row.offset);
-    Ok(Some(joined))
+    // Parts that were dealt by other counts, as by another `max_member_mib` before, have samples in common or lack some.
+    let is_dealt = (0..of).zip(counts).all(|(member, count)| count == (joined.samples + of - 1 - member) / of);
+    let is_once = joined.rows.windows(2).all(|pair| pair[0].offset < pair[1].offset);
+    (is_dealt && is_once).then_some(joined)
 }
 
 /// Takes away the parts of a shard that is known, those of other divisions too.
@@ -112,13 +112,32 @@ mod tests {
         let index = Index::new(folder.path());
         // of a run with two ranks before, which ended in the middle
         assert!(!index.write_part(&part_of("1", &[0]), Part { member: 0, of: 2 })?);
-        for (member, offsets) in [(2, [1_024, 4_096]), (0, [0, 3_072])] {
-            assert!(!index.write_part(&part_of("1", &offsets), Part { member, of: 3 })?, "{member}");
+        for (member, offsets) in [(2, &[2_048][..]), (0, &[0, 3_072])] {
+            assert!(!index.write_part(&part_of("1", offsets), Part { member, of: 3 })?, "{member}");
             assert_eq!(index.shard("a.tar")?, None);
         }
-        assert!(index.write_part(&part_of("1", &[2_048]), Part { member: 1, of: 3 })?);
+        assert!(index.write_part(&part_of("1", &[1_024, 4_096]), Part { member: 1, of: 3 })?);
         assert_eq!(index.shard("a.tar")?, Some(part_of("1", &[0, 1_024, 2_048, 3_072, 4_096])));
         assert_eq!(files(folder.path()), 1, "no part is left");
+        Ok(())
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_or_cannot_be_read_wait_for_a_later_pass() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let index = Index::new(folder.path());
+        let [first, second] = [0, 1].map(|member| Part { member, of: 2 });
+        let broken = place(&index.path("a.tar"), second);
+        assert!(!index.write_part(&part_of("1", &[0, 2_048]), first)?);
+        std::fs::write(&broken, "").expect("a file");
+        assert!(!index.write_part(&part_of("1", &[0, 2_048]), first)?);
+        assert!(!index.write_part(&part_of("1", &[1_024, 2_048]), second)?, "one sample is in both");
+        assert!(!index.write_part(&part_of("1", &[]), second)?, "one sample is lacking");
+        assert_eq!(index.shard("a.tar")?, None);
+        assert!(index.write_part(&part_of("1", &[1_024]), second)?);
+        assert_eq!(index.shard("a.tar")?, Some(part_of("1", &[0, 1_024, 2_048])));
+        assert!(index.write_part(&part_of("1", &[0, 2_048]), first)?, "known already");
+        assert_eq!(files(folder.path()), 1, "and no part is left");
         Ok(())
     }
 

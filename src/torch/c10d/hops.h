@@ -1,9 +1,9 @@
 // Small tensors of the host, reduced and gathered in few hops.
 //
 // gloo passes everything round a ring of the W ranks: 2 (W - 1) hops to reduce and W - 1 to gather, however little there is to say. Of little
-// that is all the time it takes. Here both take log2 W hops, rounded up: recursive doubling, and Bruck's way to gather (Thakur, Rabenseifner, Gropp,
-// "Optimization of Collective Communication Operations in MPICH", 2005, sections 4.1 and 4.5). For the same reason all ranks get the same
-// bits: each hop adds the same two numbers on both of its ends.
+// that is all the time it takes. Here a gathering takes log2 W hops, rounded up, in Bruck's way, and a reduction log2 W by recursive doubling, two
+// more where W is no power of two (Thakur, Rabenseifner, Gropp, "Optimization of Collective Communication Operations in MPICH", 2005,
+// sections 4.1 and 4.5). All ranks get the same bits: each hop adds the same two numbers on both of its ends.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
