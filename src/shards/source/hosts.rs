@@ -54,7 +54,7 @@ impl Hosts {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut last_lost, mut last_answer) = (None, None);
         for host in known.values() {
-            if host.rest.left().is_some() {
+            if host.rest.left(self.longest_pause).is_some() {
                 return None;
             }
             let state = host.state();
@@ -106,7 +106,7 @@ impl Host {
     pub(super) async fn enter(self: &Arc<Self>, mut rests: impl FnMut()) -> Slot {
         loop {
             let left = self.room.notified();
-            if self.rest.left().is_some() {
+            if self.rest.left(self.longest_pause).is_some() {
                 // whoever was told of room must not keep that to itself: it may be dropped while it waits
                 self.room.notify_one();
                 rests();
@@ -123,7 +123,11 @@ impl Host {
     /// Room for a second request for bytes that are late, where the host refuses nothing and its share is not used up.
     pub(super) fn try_second(self: &Arc<Self>) -> Option<Slot> {
         let mut state = self.state();
-        if self.rest.left().is_some() || state.allowed < self.most || !state.has_room() || !state.usual.spend() {
+        if self.rest.left(self.longest_pause).is_some()
+            || state.allowed < self.most
+            || !state.has_room()
+            || !state.usual.spend()
+        {
             return None;
         }
         state.in_flight += 1;
@@ -203,7 +207,7 @@ impl Slot {
     /// The host has too much to do, and may name a time for which to leave it alone, or cannot be reached.
     pub(super) fn refused(&self, is_unreachable: bool, asked_pause: Option<Duration>) {
         if let Some(pause) = asked_pause {
-            self.host.rest.begin(pause.min(self.host.longest_pause));
+            self.host.rest.begin(pause);
         }
         let now = Instant::now();
         let mut state = self.host.state();

@@ -13,10 +13,20 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// How far apart those that waited come back.
 const SPREAD: Duration = Duration::from_millis(250);
 
+/// The longest rest that is kept in mind.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// Until when one host rests.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
-    until: Mutex<Option<Instant>>,
+    /// What it has asked for, the last at the end; each is for longer than those behind it.
+    asked: Mutex<Vec<Asked>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    until: Instant,
 }
 
 impl Rest {
@@ -32,20 +42,23 @@ impl Rest {
 
     /// Leaves the host alone for so long, or longer where it is being left alone already.
     pub(super) fn begin(&self, pause: Duration) {
-        let end = Instant::now().checked_add(pause);
-        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        *until = (*until).max(end);
+        let at = Instant::now();
+        let until = at + pause.min(YEAR);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|before| before.until > until);
+        asked.push(Asked { at, until });
     }
 
-    /// How long the host is yet to be left alone; none where it may be asked.
-    pub(super) fn left(&self) -> Option<Duration> {
-        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        until?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    /// How long the host is yet to be left alone by somebody who bears no longer pause than this; none where it may be asked.
+    pub(super) fn left(&self, longest_pause: Duration) -> Option<Duration> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = asked.iter().map(|asked| asked.until.min(asked.at + longest_pause.min(YEAR))).max()?;
+        end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
 
     /// Waits out what is left of the rest, and a part of the spread, which is no longer than the longest pause.
     pub(super) async fn wait(&self, longest_pause: Duration) {
-        let Some(left) = self.left() else { return };
+        let Some(left) = self.left(longest_pause) else { return };
         tokio::time::sleep(left + SPREAD.min(longest_pause).mul_f64(chance(0))).await;
     }
 }
@@ -60,19 +73,33 @@ pub(super) fn chance(seed: u64) -> f64 {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(3_600);
+
     #[tokio::test]
     async fn a_rest_is_one_for_all_who_ask_the_host() {
         let (one, same, other) = (Rest::of("rests:1"), Rest::of("rests:1"), Rest::of("rests:2"));
-        assert!(one.left().is_none());
+        assert!(one.left(LONG).is_none());
         one.begin(Duration::from_secs(60));
         same.begin(Duration::from_millis(1));
         assert!(
-            same.left() > Some(Duration::from_secs(30)) && other.left().is_none(),
+            same.left(LONG) > Some(Duration::from_secs(30)) && other.left(LONG).is_none(),
             "a shorter one shortens nothing"
         );
         let started = Instant::now();
         other.begin(Duration::from_millis(40));
         other.wait(Duration::from_secs(1)).await;
-        assert!(started.elapsed() >= Duration::from_millis(40) && other.left().is_none());
+        assert!(started.elapsed() >= Duration::from_millis(40) && other.left(LONG).is_none());
+    }
+
+    #[tokio::test]
+    async fn each_waits_no_longer_than_it_would() {
+        let rest = Rest::of("rests:3");
+        rest.begin(Duration::MAX);
+        assert!(rest.left(LONG) > Some(Duration::from_secs(3_000)));
+        rest.wait(Duration::from_millis(20)).await;
+        assert!(rest.left(Duration::from_millis(20)).is_none() && rest.left(LONG).is_some());
+        rest.begin(Duration::from_millis(5));
+        let left = rest.left(Duration::from_millis(20));
+        assert!(left.is_some_and(|left| left <= Duration::from_millis(5)), "what it says now counts: {left:?}");
     }
 }
