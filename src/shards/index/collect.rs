@@ -170,10 +170,8 @@ impl State {
         Some((ended, rows))
     }
 
-    fn forget(&mut self, key: &(u64, Arc<str>)) -> Option<Pending> {
-        let pending = self.pending.remove(key)?;
-        self.rows -= pending.rows.len();
-        Some(pending)
+    fn forget(&mut self, key: &(u64, Arc<str>)) {
+        self.rows -= self.pending.remove(key).map_or(0, |pending| pending.rows.len());
     }
 
     /// Gives up the shards that were begun first, as long as there is too much.

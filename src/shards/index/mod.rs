@@ -281,11 +281,7 @@ impl Index {
     /// # Errors
     /// It is there and cannot be removed.
     pub fn remove(&self, shard: &str) -> Result<()> {
-        let path = self.path(shard);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", &path, &source)),
-            _ => Ok(()),
-        }
+        remove_file(&self.path(shard))
     }
 
     fn path(&self, shard: &str) -> PathBuf {
@@ -344,6 +340,14 @@ fn write(index: &ShardIndex, path: &Path) -> Result<()> {
     }
     writer.finish()?;
     std::fs::rename(aside, path).map_err(|source| Error::file("write", path, &source))
+}
+
+/// Takes away a file, if it is there.
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path, &source)),
+        _ => Ok(()),
+    }
 }
 
 fn read(path: &Path) -> Result<ShardIndex> {

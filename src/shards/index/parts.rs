@@ -4,10 +4,9 @@
 //! waits or asks another. A part that stays alone, since another rank began in the middle of the shard, is of use in a later pass, which
 //! deals the same parts to other ranks.
 
-use super::{Index, ShardIndex, read, write};
+use super::{Index, ShardIndex, read, remove_file, write};
 use crate::error::{Error, Result};
 use std::ffi::OsStr;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Of the samples of a shard, those whose ordinals leave the remainder `member` when divided by `of`.
@@ -79,12 +78,8 @@ fn remove_parts(whole: &Path) -> Result<()> {
         let path = file.map_err(|source| failed(&source))?.path();
         let is_part = path.extension() == Some(OsStr::new("part"))
             && path.file_stem().map(Path::new).and_then(Path::file_stem) == Some(stem);
-        if !is_part {
-            continue;
-        }
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::file("remove", &path, &source)),
-            _ => {}
+        if is_part {
+            remove_file(&path)?;
         }
     }
     Ok(())
